@@ -1,0 +1,387 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kilnhook/kiln/executor/internal/rootfs"
+)
+
+// Walk finds changes by comparing the whole tree with an index of it. A file
+// all of whose stat fields are equal, ctime included, is unchanged. One whose
+// ctime moved while mode, owner, size and mtime stayed is a suspect and its
+// content decides. Anything else changed.
+type Walk struct {
+	root  *rootfs.Dir
+	skip  func(name string) bool
+	index *index
+	ready bool
+}
+
+// NewWalk returns a Walk over root that ignores every name for which skip
+// reports true, with everything below it. Its index is empty until Baseline.
+func NewWalk(root *rootfs.Dir, skip func(name string) bool) *Walk {
+	if skip == nil {
+		skip = func(string) bool { return false }
+	}
+	return &Walk{root: root, skip: skip, index: newIndex()}
+}
+
+// Learn tells the index what cannot be seen by lstat: the print of a file's
+// content and its extended attributes, so that a suspect can be cleared later.
+// Extraction and layer writing call it for what they read anyway.
+func (w *Walk) Learn(name string, p Print, xattrs map[string]string) {
+	hash := hashXattrs(xattrs)
+	w.index.mu.Lock()
+	defer w.index.mu.Unlock()
+	w.index.setXattrs(name, hash)
+	d := w.index.directory(rootfs.Parent(name))
+	base := name[strings.LastIndexByte(name, '/')+1:]
+	// Before the baseline names come by the thousand and are sorted once.
+	if w.ready {
+		if r := d.find(base); r != nil {
+			r.print = p
+			return
+		}
+	}
+	d.add(base, record{print: p})
+}
+
+// Baseline records the tree as it is. Diff tells changes from then on. Calling
+// it again when there is a baseline does nothing.
+func (w *Walk) Baseline(ctx context.Context) error {
+	if w.ready {
+		return nil
+	}
+	_, err := w.scan(ctx)
+	w.ready = err == nil
+	return err
+}
+
+// Ready tells whether there is a baseline.
+func (w *Walk) Ready() bool { return w.ready }
+
+// Settle waits until a change made from now on gets a later ctime than every
+// file of the index, so that a change cannot hide in the clock tick in which
+// its file was indexed. It takes one tick of the filesystem's clock at most,
+// and asks the filesystem, not the system clock, by touching a file in dir.
+func (w *Walk) Settle(ctx context.Context, dir string) error {
+	probe := filepath.Join(dir, ".ctime-probe")
+	defer os.Remove(probe)
+	for {
+		if err := os.WriteFile(probe, []byte{0}, 0o600); err != nil {
+			return fmt.Errorf("probe the filesystem's clock: %w", err)
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(probe, &st); err != nil {
+			return fmt.Errorf("probe the filesystem's clock: %w", err)
+		}
+		if st.Ctim.Nano() > w.index.latest {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// Diff returns what changed since Baseline or the last Diff, sorted by name,
+// parents first. No process that may write to the tree may be alive.
+func (w *Walk) Diff(ctx context.Context) ([]Change, error) {
+	if !w.ready {
+		return nil, errors.New("diff before the tree was indexed")
+	}
+	return w.scan(ctx)
+}
+
+// scan compares the tree with the index and brings the index up to date.
+func (w *Walk) scan(ctx context.Context) ([]Change, error) {
+	s := &scan{Walk: w, first: !w.ready, pending: []string{"."}}
+	s.cond = sync.NewCond(&s.mu)
+	var st unix.Stat_t
+	if err := unix.Lstat(w.root.Path(), &st); err != nil {
+		return nil, fmt.Errorf("snapshot %s: %w", w.root.Path(), err)
+	}
+	root := recordOf(&st)
+	if !s.first && !w.index.root.sameMeta(&root) {
+		s.changes = append(s.changes, Change{Name: "."})
+	}
+	w.index.root = root
+	stop := context.AfterFunc(ctx, func() { s.fail(context.Cause(ctx)) })
+	defer stop()
+	var wg sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), 8) {
+		wg.Go(s.work)
+	}
+	wg.Wait()
+	if s.err != nil {
+		return nil, s.err
+	}
+	s.index.forget(s.gone)
+	sortChanges(s.changes)
+	return s.changes, nil
+}
+
+// scan is one pass: directories are taken from a shared stack by workers.
+type scan struct {
+	*Walk
+	first bool
+
+	mu      sync.Mutex
+	cond    *sync.Cond
+	pending []string
+	busy    int
+	err     error
+	changes []Change
+	gone    []string // directories that are no more
+}
+
+func (s *scan) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.err = err
+	}
+	s.cond.Broadcast()
+}
+
+func (s *scan) next() (string, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.pending) == 0 && s.busy > 0 && s.err == nil {
+		s.cond.Wait()
+	}
+	if len(s.pending) == 0 || s.err != nil {
+		return "", false
+	}
+	last := len(s.pending) - 1
+	name := s.pending[last]
+	s.pending = s.pending[:last]
+	s.busy++
+	return name, true
+}
+
+func (s *scan) done() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.busy--
+	s.cond.Broadcast()
+}
+
+func (s *scan) work() {
+	for {
+		name, ok := s.next()
+		if !ok {
+			return
+		}
+		if err := s.directory(name); err != nil {
+			s.fail(fmt.Errorf("snapshot /%s: %w", strings.TrimPrefix(name, "."), err))
+		}
+		s.done()
+	}
+}
+
+// directory compares the children of one directory.
+func (s *scan) directory(name string) error {
+	fd, err := unix.Open(filepath.Join(s.root.Path(), name), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		if errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		return err
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	slices.Sort(names)
+	s.index.mu.Lock()
+	old := s.index.directory(name)
+	old.sort()
+	s.index.mu.Unlock()
+	cmp := &comparison{scan: s, dir: name, fd: fd, fresh: &directory{}, old: old}
+	for _, n := range names {
+		if s.skip(rootfs.Join(name, n)) {
+			continue
+		}
+		if err := cmp.child(n); err != nil {
+			return err
+		}
+	}
+	cmp.rest("")
+	cmp.fresh.sorted = true
+	s.index.mu.Lock()
+	s.index.dirs[name] = cmp.fresh
+	for n, h := range cmp.xattrs {
+		s.index.setXattrs(n, h)
+	}
+	s.index.latest = max(s.index.latest, cmp.latest)
+	s.index.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changes = append(s.changes, cmp.changes...)
+	s.pending = append(s.pending, cmp.below...)
+	s.gone = append(s.gone, cmp.gone...)
+	s.cond.Broadcast()
+	return nil
+}
+
+// comparison merges a directory's sorted names with its records.
+type comparison struct {
+	*scan
+	dir     string
+	fd      int
+	old     *directory
+	at      int // next record of old
+	fresh   *directory
+	changes []Change
+	below   []string
+	gone    []string
+	xattrs  map[string]uint64
+	latest  int64
+}
+
+// rest reports the records that stand before name, all of them for "", as
+// deleted.
+func (c *comparison) rest(name string) {
+	for ; c.at < len(c.old.records); c.at++ {
+		r := &c.old.records[c.at]
+		n := c.old.name(r)
+		if name != "" && n >= name {
+			return
+		}
+		full := rootfs.Join(c.dir, n)
+		if !r.seen || c.skip(full) {
+			continue
+		}
+		c.changes = append(c.changes, Change{Name: full, Deleted: true})
+		c.keepXattrs(full, 0)
+		if r.mode&unix.S_IFMT == unix.S_IFDIR {
+			c.gone = append(c.gone, full)
+		}
+	}
+}
+
+func (c *comparison) child(name string) error {
+	var st unix.Stat_t
+	if err := unix.Fstatat(c.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		if errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	now := recordOf(&st)
+	c.latest = max(c.latest, now.ctime)
+	c.rest(name)
+	var was *record
+	if c.at < len(c.old.records) && c.old.name(&c.old.records[c.at]) == name {
+		was = &c.old.records[c.at]
+		c.at++
+	}
+	full := rootfs.Join(c.dir, name)
+	isDir := now.mode&unix.S_IFMT == unix.S_IFDIR
+	if isDir {
+		c.below = append(c.below, full)
+	}
+	changed, err := c.differs(full, was, &now)
+	if err != nil {
+		return err
+	}
+	if changed {
+		c.changes = append(c.changes, Change{Name: full})
+		if was != nil && was.seen && was.mode&unix.S_IFMT == unix.S_IFDIR && !isDir {
+			c.gone = append(c.gone, full)
+		}
+	}
+	c.fresh.add(name, now)
+	return nil
+}
+
+// differs compares a file with its record and completes now.print.
+func (c *comparison) differs(full string, was, now *record) (bool, error) {
+	if c.first {
+		if was != nil {
+			now.print = was.print
+		}
+		return false, nil
+	}
+	switch {
+	case was == nil || !was.seen:
+		return true, c.noteXattrs(full)
+	case was.sameStat(now):
+		now.print = was.print
+		return false, nil
+	case !was.sameMeta(now):
+		return true, c.noteXattrs(full)
+	}
+	hash, err := xattrHash(c.root, full)
+	if err != nil {
+		return false, err
+	}
+	c.index.mu.Lock()
+	before := c.index.xattrs[full]
+	c.index.mu.Unlock()
+	c.keepXattrs(full, hash)
+	if hash != before {
+		return true, nil
+	}
+	return c.contentDiffers(full, was, now)
+}
+
+// contentDiffers decides about a suspect by its content.
+func (c *comparison) contentDiffers(full string, was, now *record) (bool, error) {
+	switch now.mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		p, err := PrintFile(c.root, full)
+		if err != nil {
+			return false, err
+		}
+		now.print = p
+	case unix.S_IFLNK:
+		link, err := readlink(c.root, full)
+		if err != nil {
+			return false, err
+		}
+		now.print = PrintString(link)
+	default:
+		return false, nil
+	}
+	return now.print != was.print, nil
+}
+
+// noteXattrs records the hash of a file's extended attributes.
+func (c *comparison) noteXattrs(full string) error {
+	hash, err := xattrHash(c.root, full)
+	if err != nil {
+		return err
+	}
+	c.keepXattrs(full, hash)
+	return nil
+}
+
+func (c *comparison) keepXattrs(full string, hash uint64) {
+	c.index.mu.Lock()
+	known := c.index.xattrs[full]
+	c.index.mu.Unlock()
+	if known == hash {
+		return
+	}
+	if c.xattrs == nil {
+		c.xattrs = map[string]uint64{}
+	}
+	c.xattrs[full] = hash
+}
