@@ -1,0 +1,182 @@
+package layer
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/kilnhook/kiln/executor/internal/rootfs"
+)
+
+// Extract applies a layer as it is stored, gzip, zstd or plain by its magic
+// bytes, and checks that its content is what the diff id says. Decompression
+// and hashing run beside the writing of files. The layer's own reader checks
+// the digest. progress, if not nil, is told of compressed bytes.
+func Extract(ctx context.Context, fsys rootfs.FS, l v1.Layer, opt ApplyOptions, progress func(done int64)) error {
+	want, err := l.DiffID()
+	if err != nil {
+		return fmt.Errorf("extract layer: %w", err)
+	}
+	rc, err := l.Compressed()
+	if err != nil {
+		return fmt.Errorf("extract layer %s: %w", want, err)
+	}
+	defer rc.Close()
+	raw := &counter{r: rc, report: progress}
+	plain, err := decompress(raw)
+	if err != nil {
+		return fmt.Errorf("extract layer %s: %w", want, err)
+	}
+	ahead := newReadAhead(plain)
+	err = Apply(ctx, fsys, ahead, opt)
+	if err == nil {
+		_, err = io.Copy(io.Discard, ahead)
+	}
+	sum := ahead.stop()
+	plain.Close()
+	if err == nil {
+		// What follows the compressed stream counts for its digest.
+		_, err = io.Copy(io.Discard, raw)
+	}
+	if err != nil {
+		return fmt.Errorf("extract layer %s: %w", want, err)
+	}
+	if got := fmt.Sprintf("%x", sum); got != want.Hex {
+		return fmt.Errorf("extract layer: the content's diff id is sha256:%s, the image config says %s", got, want)
+	}
+	return nil
+}
+
+type counter struct {
+	r      io.Reader
+	n      int64
+	report func(int64)
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	if c.report != nil && n > 0 {
+		c.report(c.n)
+	}
+	return n, err
+}
+
+func decompress(r io.Reader) (io.ReadCloser, error) {
+	br := bufio.NewReaderSize(r, 256<<10)
+	magic, err := br.Peek(4)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	switch {
+	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+		return gzip.NewReader(br)
+	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+		zr, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(256<<20))
+		if err != nil {
+			return nil, err
+		}
+		return zr.IOReadCloser(), nil
+	}
+	return io.NopCloser(br), nil
+}
+
+// readAhead reads and hashes on a goroutine of its own, a few chunks ahead.
+type readAhead struct {
+	full, free chan []byte
+	quit       chan struct{}
+	done       chan struct{}
+	err        error // of the source; valid once full is closed
+	cur, whole []byte
+	sum        hash.Hash
+}
+
+const (
+	aheadChunk = 256 << 10
+	aheadDepth = 4
+)
+
+func newReadAhead(r io.Reader) *readAhead {
+	a := &readAhead{
+		full: make(chan []byte, aheadDepth), free: make(chan []byte, aheadDepth),
+		quit: make(chan struct{}), done: make(chan struct{}), sum: sha256.New(),
+	}
+	for range aheadDepth {
+		a.free <- make([]byte, aheadChunk)
+	}
+	go a.fill(r)
+	return a
+}
+
+func (a *readAhead) fill(r io.Reader) {
+	defer close(a.done)
+	defer close(a.full)
+	for {
+		var buf []byte
+		select {
+		case buf = <-a.free:
+		case <-a.quit:
+			return
+		}
+		n, err := fillBuffer(r, buf[:aheadChunk])
+		a.sum.Write(buf[:n])
+		if n > 0 {
+			a.full <- buf[:n]
+		}
+		if err != nil {
+			if !errors.Is(err, io.EOF) {
+				a.err = err
+			}
+			return
+		}
+	}
+}
+
+// fillBuffer is io.ReadFull, but an io.ErrUnexpectedEOF is the source's own:
+// a truncated stream.
+func fillBuffer(r io.Reader, buf []byte) (n int, err error) {
+	for n < len(buf) && err == nil {
+		var m int
+		m, err = r.Read(buf[n:])
+		n += m
+	}
+	return n, err
+}
+
+func (a *readAhead) Read(p []byte) (int, error) {
+	if len(a.cur) == 0 {
+		if a.whole != nil {
+			a.free <- a.whole
+			a.whole = nil
+		}
+		buf, ok := <-a.full
+		if !ok {
+			if a.err != nil {
+				return 0, a.err
+			}
+			return 0, io.EOF
+		}
+		a.cur, a.whole = buf, buf
+	}
+	n := copy(p, a.cur)
+	a.cur = a.cur[n:]
+	return n, nil
+}
+
+// stop ends the reading and returns the hash of everything that was read.
+func (a *readAhead) stop() []byte {
+	close(a.quit)
+	for range a.full { //nolint:revive // drained so that fill can end
+	}
+	<-a.done
+	return a.sum.Sum(nil)
+}
