@@ -1,0 +1,146 @@
+package sandbox
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Probe finds out whether this process can have Overlay mode with its
+// directories below workDir, by trying in a child. The error wraps
+// ErrNoOverlay and says why not, for each way that was tried.
+func Probe(ctx context.Context, workDir string) (Namespace, error) {
+	var reasons []string
+	for _, user := range []bool{false, true} {
+		ns := Namespace{User: user}
+		out, err := probe(ctx, workDir, ns)
+		if err == nil {
+			ns.FreshProc = out.FreshProc
+			return ns, nil
+		}
+		if ctx.Err() != nil {
+			return Namespace{}, context.Cause(ctx)
+		}
+		how := "in this process' own user namespace"
+		if user {
+			how = "in a new user namespace"
+		}
+		reasons = append(reasons, fmt.Sprintf("%s: %v", how, err))
+	}
+	return Namespace{}, fmt.Errorf("%w: %s", ErrNoOverlay, strings.Join(reasons, "; "))
+}
+
+type probeResult struct {
+	Error     string `json:"error,omitempty"`
+	FreshProc bool   `json:"freshProc"`
+}
+
+func probe(ctx context.Context, workDir string, ns Namespace) (probeResult, error) {
+	var out, diag bytes.Buffer
+	cmd, err := start(ns, []string{roleProbe, workDir, userFlag(ns)}, nil, func(c *exec.Cmd) {
+		c.Stdout, c.Stderr = &out, &diag
+	})
+	if err != nil {
+		return probeResult{}, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })
+	defer stop()
+	werr := cmd.Wait()
+	var res probeResult
+	if err := json.Unmarshal(out.Bytes(), &res); err != nil {
+		return res, errors.Join(werr, errors.New(strings.TrimSpace(diag.String())))
+	}
+	if res.Error != "" {
+		return res, errors.New(res.Error)
+	}
+	return res, nil
+}
+
+func userFlag(ns Namespace) string {
+	if ns.User {
+		return "user"
+	}
+	return "root"
+}
+
+// Enter runs this program again, with the same arguments, inside the
+// namespaces that ns names, passes signals on to it and returns its exit
+// status. The child dies with this process.
+func Enter(ns Namespace, args, env []string) (int, error) {
+	carried, err := json.Marshal(ns)
+	if err != nil {
+		return 1, fmt.Errorf("enter namespace: %w", err)
+	}
+	env = append(env, namespaceVar+"="+string(carried))
+	// The death signal is tied to the thread that starts the child.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
+	defer signal.Stop(signals)
+	cmd, err := start(ns, args, env, func(c *exec.Cmd) {
+		c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
+	})
+	if err != nil {
+		return 1, fmt.Errorf("enter namespace: %w", err)
+	}
+	done := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case s := <-signals:
+				_ = cmd.Process.Signal(s)
+			case <-done:
+				return
+			}
+		}
+	}()
+	err = cmd.Wait()
+	close(done)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		if st, ok := exit.Sys().(syscall.WaitStatus); ok && st.Signaled() {
+			return 128 + int(st.Signal()), nil
+		}
+		return exit.ExitCode(), nil
+	}
+	if err != nil {
+		return 1, fmt.Errorf("enter namespace: %w", err)
+	}
+	return 0, nil
+}
+
+// start starts this program with args in new namespaces.
+func start(ns Namespace, args, env []string, set func(*exec.Cmd)) (*exec.Cmd, error) {
+	cmd := &exec.Cmd{Path: selfExe, Args: args, Env: env}
+	set(cmd)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
+	if !ns.User {
+		return cmd, cmd.Start()
+	}
+	cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
+	if os.Geteuid() == 0 {
+		uids, err := ownIDs("/proc/self/uid_map")
+		if err != nil {
+			return nil, err
+		}
+		gids, err := ownIDs("/proc/self/gid_map")
+		if err != nil {
+			return nil, err
+		}
+		cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings = uids, gids
+		cmd.SysProcAttr.GidMappingsEnableSetgroups = true
+		return cmd, cmd.Start()
+	}
+	return startMapped(cmd)
+}

@@ -1,0 +1,128 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Process is what a RUN runs.
+type Process struct {
+	Args     []string // Args[0] is looked up in PATH of Env
+	Env      []string // complete
+	Dir      string   // absolute, exists
+	UID, GID int
+	Groups   []int     // supplementary
+	Stdout   io.Writer // nil discards
+	Stderr   io.Writer // nil discards
+}
+
+// spec is what the child reads before it becomes the process.
+type spec struct {
+	Args   []string `json:"args"`
+	Env    []string `json:"env"`
+	Dir    string   `json:"dir"`
+	UID    int      `json:"uid"`
+	GID    int      `json:"gid"`
+	Groups []int    `json:"groups"`
+
+	Root      string  `json:"root"` // "" runs in place
+	FreshProc bool    `json:"freshProc"`
+	User      bool    `json:"user"`
+	Mounts    []mount `json:"mounts"`
+}
+
+// mount is a file or directory of the executor that the process sees.
+type mount struct {
+	Source string `json:"source"`
+	Target string `json:"target"` // clean name below the root
+}
+
+// Descriptors that the child finds open.
+const (
+	specFD  = 3
+	errorFD = 4
+)
+
+// run starts the child, waits for it and for everything it left behind, and
+// returns an *ExitError if it did not end with status 0.
+func run(ctx context.Context, s spec, p Process, cloneflags uintptr) error {
+	specR, specW, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("start process: %w", err)
+	}
+	errR, errW, err := os.Pipe()
+	if err != nil {
+		return errors.Join(fmt.Errorf("start process: %w", err), specR.Close(), specW.Close())
+	}
+	defer errR.Close()
+	cmd := command(roleRun)
+	cmd.Env = []string{}
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = p.Stdout, p.Stderr
+	cmd.ExtraFiles = []*os.File{specR, errW}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: cloneflags, Setsid: true}
+	err = cmd.Start()
+	_ = specR.Close()
+	_ = errW.Close()
+	if err != nil {
+		_ = specW.Close()
+		return fmt.Errorf("start process: %w", err)
+	}
+	// In a pid namespace of its own the child is the init of everything it
+	// starts, which dies with it. Elsewhere what it leaves is reaped below.
+	stop := context.AfterFunc(ctx, func() { _ = unix.Kill(cmd.Process.Pid, unix.SIGKILL) })
+	defer stop()
+	encErr := json.NewEncoder(specW).Encode(s)
+	_ = specW.Close()
+	said, _ := io.ReadAll(io.LimitReader(errR, 4096))
+	if cloneflags&unix.CLONE_NEWPID == 0 {
+		cmd.WaitDelay = leftoverDelay
+	}
+	err = cmd.Wait()
+	if cloneflags&unix.CLONE_NEWPID == 0 {
+		err = errors.Join(ignoreWaitDelay(err), reapLeftovers())
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if len(said) > 0 {
+		return startError(string(said))
+	}
+	return exitError(errors.Join(err, encErr))
+}
+
+// startError turns what the child said before it could become the process
+// into an error; a program that is not there has the shell's status for it.
+func startError(said string) error {
+	kind, text, _ := strings.Cut(said, "\n")
+	switch kind {
+	case "127":
+		return fmt.Errorf("%s: %w", text, &ExitError{Code: 127})
+	case "126":
+		return fmt.Errorf("%s: %w", text, &ExitError{Code: 126})
+	}
+	return fmt.Errorf("start process: %s", text)
+}
+
+func exitError(err error) error {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		if err != nil {
+			return fmt.Errorf("run process: %w", err)
+		}
+		return nil
+	}
+	if st, ok := exit.Sys().(syscall.WaitStatus); ok && st.Signaled() {
+		return &ExitError{Code: 128 + int(st.Signal()), Signal: unix.SignalName(st.Signal())}
+	}
+	return &ExitError{Code: exit.ExitCode()}
+}
