@@ -1,0 +1,276 @@
+package workspace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"github.com/kilnhook/kiln/executor/internal/layer"
+	"github.com/kilnhook/kiln/executor/internal/rootfs"
+	"github.com/kilnhook/kiln/executor/internal/sandbox"
+	"github.com/kilnhook/kiln/executor/internal/snapshot"
+)
+
+// InPlace makes the container's own root the root of one stage after another.
+// Between stages everything is removed that is not left alone.
+type InPlace struct {
+	root   *rootfs.Dir
+	dir    string // work directory, left alone
+	keep   paths
+	report Report
+
+	current *inPlaceRoot
+	kept    int
+	images  map[string]string
+}
+
+// NewInPlace returns an InPlace for the root directory, which is "/" but in
+// tests, with its work directory dir. What is mounted, dir itself and the
+// names in leave are left alone.
+func NewInPlace(root, dir string, leave []string, report Report) (*InPlace, error) {
+	mounts, err := mountPoints()
+	if err != nil {
+		return nil, err
+	}
+	for _, sub := range []string{"images", "stages"} {
+		if err := os.Mkdir(filepath.Join(dir, sub), 0o755); err != nil {
+			return nil, fmt.Errorf("prepare work directory: %w", err)
+		}
+	}
+	d, err := rootfs.OpenDir(root)
+	if err != nil {
+		return nil, err
+	}
+	names := []string{dir, "/proc", "/sys", "/dev"}
+	names = append(append(names, mounts...), leave...)
+	return &InPlace{root: d, dir: dir, keep: newPaths(below(root, names)), report: report, images: map[string]string{}}, nil
+}
+
+// below returns the names as they are seen from root.
+func below(root string, names []string) []string {
+	if root == "/" {
+		return names
+	}
+	var out []string
+	for _, n := range names {
+		if rel, err := filepath.Rel(root, n); err == nil && filepath.IsLocal(rel) {
+			out = append(out, rel)
+		}
+	}
+	return out
+}
+
+// Image extracts an image beside the root and returns its tree to read from.
+func (w *InPlace) Image(ctx context.Context, img Image) (rootfs.FS, error) {
+	path, ok := w.images[img.Key]
+	if !ok {
+		path = filepath.Join(w.dir, "images", strconv.Itoa(len(w.images)))
+		if err := extractTo(ctx, path, img, w.report); err != nil {
+			return nil, err
+		}
+		w.images[img.Key] = path
+	}
+	return rootfs.OpenDir(path)
+}
+
+// Begin makes the root that of a stage. The root of the stage before is of no
+// use any more, unless this stage stands on it.
+func (w *InPlace) Begin(ctx context.Context, g Ground) (Root, error) {
+	if w.current != nil && g.Parent == Root(w.current) {
+		next := &inPlaceRoot{w: w, walk: w.current.walk, record: w.recorder(), has: w.current.has}
+		w.current = next
+		return next, nil
+	}
+	if w.current != nil {
+		if err := w.clear("."); err != nil {
+			return nil, fmt.Errorf("clear the root for the next stage: %w", err)
+		}
+	}
+	r := &inPlaceRoot{w: w, walk: snapshot.NewWalk(w.root, w.keep.skip), has: map[string]bool{}}
+	w.current = r
+	opt := layer.ApplyOptions{Skip: r.skip, Pinned: w.keep.pinned, Learn: r.walk.Learn}
+	if err := extract(ctx, w.root, g.Image.Layers, true, opt, w.report); err != nil {
+		return nil, err
+	}
+	if err := extract(ctx, w.root, g.Layers, false, opt, w.report); err != nil {
+		return nil, err
+	}
+	r.record = w.recorder()
+	return r, nil
+}
+
+func (w *InPlace) recorder() *snapshot.Recorder {
+	return snapshot.NewRecorder(&guard{FS: w.root, keep: w.keep})
+}
+
+// clear removes what is below a directory and may go.
+func (w *InPlace) clear(dir string) error {
+	names, err := w.root.List(dir)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		name := rootfs.Join(dir, n)
+		switch {
+		case w.keep.skip(name):
+		case w.keep.pinned(name):
+			err = w.clear(name)
+		default:
+			err = w.root.Remove(name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type inPlaceRoot struct {
+	w      *InPlace
+	walk   *snapshot.Walk
+	record *snapshot.Recorder
+	ran    bool            // a process ran since the last Commit
+	has    map[string]bool // which of mountPointDirs the image has
+}
+
+// skip is what extraction leaves out. It learns on the way what the image has.
+func (r *inPlaceRoot) skip(name string) bool {
+	if slices.Contains(mountPointDirs(), name) {
+		r.has[name] = true
+	}
+	return r.w.keep.skip(name)
+}
+
+// withMountPoints adds to the changes of a step that ran a process the
+// directories that it would have left in an image without them. Here they are
+// mounts of the container and never seen to change.
+func (r *inPlaceRoot) withMountPoints(changes []snapshot.Change) ([]snapshot.Change, rootfs.FS) {
+	shown := &plainDirs{FS: r.w.root, names: map[string]bool{}}
+	var missing []snapshot.Change
+	for _, name := range mountPointDirs() {
+		if r.ran && !r.has[name] && r.w.keep.skip(name) {
+			r.has[name], shown.names[name] = true, true
+			missing = append(missing, snapshot.Change{Name: name})
+		}
+	}
+	if len(missing) == 0 {
+		return changes, r.w.root
+	}
+	return snapshot.Merge(missing, changes), shown
+}
+
+// plainDirs shows some names as directories of root, whatever they are.
+type plainDirs struct {
+	rootfs.FS
+	names map[string]bool
+}
+
+func (p *plainDirs) Lstat(name string) (rootfs.Entry, error) {
+	e, err := p.FS.Lstat(name)
+	if err == nil && p.names[name] {
+		e = rootfs.Entry{Name: name, Mode: fs.ModeDir | 0o755, ModTime: e.ModTime}
+	}
+	return e, err
+}
+
+// FS implements Root.
+func (r *inPlaceRoot) FS() rootfs.FS { return r.record }
+
+// Run implements Root.
+func (r *inPlaceRoot) Run(ctx context.Context, p sandbox.Process) error {
+	if err := r.walk.Baseline(ctx); err != nil {
+		return err
+	}
+	if err := r.walk.Settle(ctx, r.w.dir); err != nil {
+		return err
+	}
+	r.ran = true
+	err := sandbox.RunInPlace(ctx, p)
+	r.w.root.Flush()
+	return err
+}
+
+// Commit implements Root.
+func (r *inPlaceRoot) Commit(ctx context.Context) (Commit, error) {
+	changes, err := r.record.Changes()
+	if err != nil {
+		return Commit{}, err
+	}
+	if r.ran {
+		// What was recorded may have been there before the tree was indexed.
+		found, err := r.walk.Diff(ctx)
+		if err != nil {
+			return Commit{}, err
+		}
+		changes = snapshot.Merge(changes, found)
+	} else if err := r.walk.Refresh(r.record.Touched()); err != nil {
+		return Commit{}, err
+	}
+	changes, shown := r.withMountPoints(changes)
+	r.ran, r.record = false, r.w.recorder()
+	return Commit{Changes: changes, FS: shown, Learn: r.walk.Learn, Release: func() {}}, nil
+}
+
+// Keep implements Root: what the paths lead to is copied beside the root.
+func (r *inPlaceRoot) Keep(ctx context.Context, names []string) (rootfs.FS, error) {
+	path := filepath.Join(r.w.dir, "stages", strconv.Itoa(r.w.kept))
+	r.w.kept++
+	if err := os.Mkdir(path, 0o755); err != nil {
+		return nil, fmt.Errorf("keep stage: %w", err)
+	}
+	dst, err := rootfs.OpenDir(path)
+	if err != nil {
+		return nil, err
+	}
+	c := &copier{src: r.w.root, dst: dst, skip: r.w.keep.skip, done: map[string]bool{}, links: map[rootfs.Inode]string{}}
+	for _, n := range names {
+		if err := c.path(ctx, n); err != nil {
+			return nil, fmt.Errorf("keep %s of the stage: %w", n, err)
+		}
+	}
+	return dst, nil
+}
+
+// Close implements Root.
+func (r *inPlaceRoot) Close() error { return nil }
+
+// ErrMounted is wrapped by the error of a step that would change what is left
+// alone.
+var ErrMounted = errors.New("the path is mounted into the container or belongs to the executor, and cannot be changed with --isolation=inplace")
+
+// guard refuses steps what is left alone.
+type guard struct {
+	rootfs.FS
+	keep paths
+}
+
+func (g *guard) Put(e rootfs.Entry, content io.Reader) error {
+	real, err := rootfs.ResolveParent(g.FS, e.Name)
+	if err != nil {
+		return err
+	}
+	if g.keep.skip(real) || !e.Mode.IsDir() && g.keep.pinned(real) {
+		if now, err := g.FS.Lstat(real); err == nil && e.Mode.IsDir() && now.Mode.IsDir() {
+			return nil
+		}
+		return fmt.Errorf("/%s: %w", real, ErrMounted)
+	}
+	return g.FS.Put(e, content)
+}
+
+func (g *guard) Remove(name string) error {
+	real, err := rootfs.ResolveParent(g.FS, name)
+	if err != nil {
+		return err
+	}
+	if g.keep.skip(real) || g.keep.pinned(real) {
+		return fmt.Errorf("/%s: %w", real, ErrMounted)
+	}
+	return g.FS.Remove(name)
+}

@@ -1,0 +1,92 @@
+// Package workspace makes the root filesystems that stages are built in, and
+// says after each step what the step changed. There are two kinds: overlay
+// mounts on private directories, any number at once, and the container's own
+// root, one at a time. Steps and layers cannot tell which they have.
+package workspace
+
+import (
+	"context"
+	"fmt"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/kilnhook/kiln/executor/internal/layer"
+	"github.com/kilnhook/kiln/executor/internal/rootfs"
+	"github.com/kilnhook/kiln/executor/internal/sandbox"
+	"github.com/kilnhook/kiln/executor/internal/snapshot"
+)
+
+// Ground is what a stage starts from: the layers of an image and, on top of
+// them, those of the stages it is built on. Both are empty for scratch.
+type Ground struct {
+	Image  Image
+	Parent Root       // the stage it is built on, finished; nil if none
+	Layers []v1.Layer // that the parent and its parents have added
+}
+
+// Image is a set of layers with a name that is the same whenever they are.
+type Image struct {
+	Key    string // hex digest of the manifest; "" is the empty image
+	Layers []v1.Layer
+}
+
+// Root is the root filesystem of one stage.
+type Root interface {
+	// FS is where the next step reads and writes. It is valid until Commit.
+	FS() rootfs.FS
+	// Run runs a process in the root and returns once nothing of it is left.
+	// It returns a *sandbox.ExitError for a status other than 0.
+	Run(ctx context.Context, p sandbox.Process) error
+	// Commit ends the steps since the last Commit and says what they changed.
+	Commit(ctx context.Context) (Commit, error)
+	// Keep returns the finished root to copy from, of which only what the
+	// paths lead to needs to be there. It stays when the root is closed.
+	Keep(ctx context.Context, paths []string) (rootfs.FS, error)
+	// Close gives the root up. What Keep returned and roots that stand on
+	// this one are of use still.
+	Close() error
+}
+
+// Commit is what a step changed.
+type Commit struct {
+	Changes []snapshot.Change
+	FS      rootfs.FS // shows the root as the step left it
+	Stable  bool      // FS stays so while later steps run; otherwise it must be read before
+	// Learn takes what writing the layer finds out; it may be nil.
+	Learn func(name string, p snapshot.Print, xattrs map[string]string)
+	// Release is called when FS is not read any more.
+	Release func()
+}
+
+// Report takes what people should know: progress of an extraction in bytes,
+// and files that could not be made.
+type Report struct {
+	Bytes func(name string, done, total int64)
+	Note  func(text string)
+}
+
+// extract applies the layers of an image, from the bottom up.
+func extract(ctx context.Context, fsys rootfs.FS, layers []v1.Layer, first bool, opt layer.ApplyOptions, r Report) error {
+	lost := 0
+	opt.Lost = func(name string, err error) {
+		if lost++; lost <= 3 {
+			r.Note(fmt.Sprintf("/%s is in the image but not visible to RUN: %v", name, err))
+		}
+	}
+	for i, l := range layers {
+		size, _ := l.Size()
+		name := ""
+		if h, err := l.Digest(); err == nil {
+			name = h.Hex[:12]
+		}
+		opt.First = first && i == 0
+		err := layer.Extract(ctx, fsys, l, opt, func(done int64) { r.Bytes(name, done, size) })
+		if err != nil {
+			return err
+		}
+	}
+	if lost > 3 {
+		r.Note(fmt.Sprintf("%d more files like these", lost-3))
+	}
+	return nil
+}
