@@ -1,0 +1,215 @@
+// Package build carries out a plan: stage by stage and step by step it asks
+// the cache, does what the cache does not have, takes the changes as a layer
+// and hands it on while the next step runs.
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kilnhook/kiln/executor/internal/cache"
+	"github.com/kilnhook/kiln/executor/internal/dockerfile"
+	"github.com/kilnhook/kiln/executor/internal/image"
+	"github.com/kilnhook/kiln/executor/internal/plan"
+	"github.com/kilnhook/kiln/executor/internal/progress"
+	"github.com/kilnhook/kiln/executor/internal/rootfs"
+	"github.com/kilnhook/kiln/executor/internal/step"
+	"github.com/kilnhook/kiln/executor/internal/workspace"
+)
+
+// Workspace makes the root filesystems that stages are built in.
+type Workspace interface {
+	Begin(ctx context.Context, g workspace.Ground) (workspace.Root, error)
+	Image(ctx context.Context, img workspace.Image) (rootfs.FS, error)
+}
+
+// Cache remembers layers. It may forget.
+type Cache interface {
+	Get(ctx context.Context, k cache.Key) (e cache.Entry, reason string, err error)
+	Put(ctx context.Context, k cache.Key, l v1.Layer, meta cache.Meta) error
+}
+
+// Options are what a build needs besides its plan.
+type Options struct {
+	Workspace Workspace
+	Context   rootfs.FS          // the build context; nil if there is none
+	Ignore    *dockerfile.Ignore // what of it cannot be copied
+	// Image returns an image that the plan names.
+	Image func(ctx context.Context, digest v1.Hash) (v1.Image, error)
+	// Spool is the directory for layers that are being made.
+	Spool string
+	// Upload, if set, is given every layer of the result as soon as there is
+	// one, also while it is still being written. It is called concurrently.
+	Upload func(ctx context.Context, l v1.Layer) error
+	Cache  Cache // nil: nothing is cached
+	// CacheCopies says that COPY and ADD are cached as well as RUN.
+	CacheCopies, NoCacheRuns bool
+	// Fetch gets what an ADD of a URL names.
+	Fetch    func(ctx context.Context, url string) (io.ReadCloser, step.URLInfo, error)
+	Progress progress.Sink
+	Now      func() time.Time
+	// Epoch, if not zero, is the time of everything in the image that would
+	// otherwise be the time of the build, and the latest mtime of a file.
+	Epoch       time.Time
+	Annotations map[string]string
+	// SingleLayer makes one layer of all the steps of the last stage.
+	SingleLayer bool
+}
+
+// Result is a finished build.
+type Result struct {
+	Image  v1.Image
+	Layers []Layer // that the build added, bottom first
+	Hits   int     // steps that the cache had
+	Misses int     // steps that it was asked for in vain
+}
+
+// Layer is a layer that a build added.
+type Layer struct {
+	CreatedBy string
+	Layer     v1.Layer
+}
+
+// RunError is the error of a RUN whose process failed, with the last lines it
+// printed.
+type RunError struct {
+	Err  error
+	Tail []string
+}
+
+func (e *RunError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the error of the process.
+func (e *RunError) Unwrap() error { return e.Err }
+
+// Build carries out p and returns the image of its last stage. An error from a
+// step is a *dockerfile.Error that says where the step is written.
+func Build(ctx context.Context, p *plan.Plan, opt Options) (Result, error) {
+	if len(p.Stages) == 0 {
+		return Result{}, errors.New("the plan has no stages")
+	}
+	group, gctx := errgroup.WithContext(ctx)
+	b := &builder{Options: opt, plan: p, stages: make([]*stage, len(p.Stages)), work: group, writing: make(chan struct{}, maxWriting)}
+	b.uses = usesOf(p)
+	err := b.run(gctx)
+	// What runs in the background is waited for in any case, and its error
+	// is the first cause if it came first.
+	if werr := group.Wait(); werr != nil && (err == nil || errors.Is(err, context.Canceled)) {
+		err = werr
+	}
+	b.close()
+	if ctx.Err() != nil {
+		return Result{}, context.Cause(ctx)
+	}
+	if err != nil {
+		return Result{}, err
+	}
+	return b.result()
+}
+
+// maxWriting is how many layers are written at once.
+const maxWriting = 2
+
+type builder struct {
+	Options
+	plan    *plan.Plan
+	uses    []use
+	stages  []*stage
+	work    *errgroup.Group
+	writing chan struct{}
+	images  map[v1.Hash]rootfs.FS
+	hits    int
+	misses  int
+}
+
+// use says what a stage is needed for.
+type use struct {
+	layers bool     // its layers are part of the result, or a later stage is built on it
+	copied []string // paths that later stages copy from it
+	base   bool     // a later stage is built on it
+}
+
+func usesOf(p *plan.Plan) []use {
+	uses := make([]use, len(p.Stages))
+	uses[len(uses)-1].layers = true
+	for i := len(p.Stages) - 1; i >= 0; i-- {
+		s := p.Stages[i]
+		if s.Base.Stage != nil {
+			uses[*s.Base.Stage].layers = uses[*s.Base.Stage].layers || uses[i].layers
+			uses[*s.Base.Stage].base = true
+		}
+		for _, t := range s.Steps {
+			if c, ok := t.Op.(plan.Copy); ok && c.From.Stage != nil {
+				uses[*c.From.Stage].copied = append(uses[*c.From.Stage].copied, c.Paths...)
+			}
+		}
+	}
+	return uses
+}
+
+func (b *builder) run(ctx context.Context) error {
+	for i := range b.plan.Stages {
+		s, err := b.begin(ctx, i)
+		if err != nil {
+			return fmt.Errorf("stage %s: %w", b.stageName(i), err)
+		}
+		b.stages[i] = s
+		for _, t := range s.plan.Steps {
+			if err := s.step(ctx, t); err != nil {
+				return &dockerfile.Error{Pos: t.Pos, Text: t.Text, Err: err}
+			}
+		}
+		if err := s.finish(ctx); err != nil {
+			return fmt.Errorf("stage %s: %w", b.stageName(i), err)
+		}
+	}
+	return nil
+}
+
+func (b *builder) stageName(i int) string {
+	if n := b.plan.Stages[i].Name; n != "" {
+		return n
+	}
+	return fmt.Sprintf("stage-%d", b.plan.Stages[i].Index)
+}
+
+func (b *builder) close() {
+	for _, s := range b.stages {
+		if s != nil && s.root != nil {
+			_ = s.root.Close()
+		}
+	}
+}
+
+// result assembles the image of the last stage.
+func (b *builder) result() (Result, error) {
+	last := b.stages[len(b.stages)-1]
+	created := b.Now()
+	if !b.Epoch.IsZero() {
+		created = b.Epoch
+	}
+	end := b.plan.Final().End()
+	in := image.Input{
+		Base: last.image, Platform: b.plan.Platform, Config: end.Config, Created: created,
+		Author: end.Author, Annotations: b.Annotations, StartInterval: end.StartInterval,
+	}
+	res := Result{Hits: b.hits, Misses: b.misses}
+	for _, d := range last.done {
+		h := d.history
+		h.EmptyLayer = d.layer == nil
+		in.History = append(in.History, h)
+		if d.layer != nil {
+			in.Layers = append(in.Layers, d.layer)
+			res.Layers = append(res.Layers, Layer{CreatedBy: h.CreatedBy, Layer: d.layer})
+		}
+	}
+	img, err := image.Assemble(in)
+	res.Image = img
+	return res, err
+}

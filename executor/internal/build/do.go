@@ -1,0 +1,99 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/kilnhook/kiln/executor/internal/plan"
+	"github.com/kilnhook/kiln/executor/internal/rootfs"
+	"github.com/kilnhook/kiln/executor/internal/sandbox"
+	"github.com/kilnhook/kiln/executor/internal/step"
+	"github.com/kilnhook/kiln/executor/internal/workspace"
+)
+
+// do carries out an operation on the stage's root.
+func (s *stage) do(ctx context.Context, tell *teller, op plan.Op) error {
+	in := step.Inputs{
+		Context: s.Context, Ignore: s.Ignore, Fetch: s.Fetch, Now: s.created,
+		Note: tell.note,
+		Run: func(ctx context.Context, op plan.Run, who step.Identity) error {
+			return s.runProcess(ctx, tell, op, who)
+		},
+	}
+	if c, ok := op.(plan.Copy); ok && !c.From.IsContext() {
+		from, err := s.from(ctx, c.From)
+		if err != nil {
+			return err
+		}
+		in.From = from
+	}
+	return step.Do(ctx, s.root.FS(), op, in)
+}
+
+// from returns the tree that a COPY --from reads.
+func (s *stage) from(ctx context.Context, src plan.Source) (rootfs.FS, error) {
+	if src.Stage != nil {
+		v := s.stages[*src.Stage].view
+		if v == nil {
+			return nil, fmt.Errorf("stage %s was not kept to copy from", s.stageName(*src.Stage))
+		}
+		return v, nil
+	}
+	if v, ok := s.images[src.Digest]; ok {
+		return v, nil
+	}
+	img, err := s.Image(ctx, src.Digest)
+	if err != nil {
+		return nil, err
+	}
+	layers, err := imageOf(img)
+	if err != nil {
+		return nil, err
+	}
+	v, err := s.Workspace.Image(ctx, layers)
+	if err != nil {
+		return nil, err
+	}
+	if s.images == nil {
+		s.images = map[v1.Hash]rootfs.FS{}
+	}
+	s.images[src.Digest] = v
+	return v, nil
+}
+
+// runProcess runs the process of a RUN and tells what it prints.
+func (s *stage) runProcess(ctx context.Context, tell *teller, op plan.Run, who step.Identity) error {
+	last := &tail{}
+	out := &printer{tell: tell, stream: 1, tail: last}
+	diag := &printer{tell: tell, stream: 2, tail: last}
+	err := s.root.Run(ctx, sandbox.Process{
+		Args: op.Args, Env: environment(op, who), Dir: op.Dir,
+		UID: who.UID, GID: who.GID, Groups: who.Groups,
+		Stdout: out, Stderr: diag,
+	})
+	out.end()
+	diag.end()
+	var exit *sandbox.ExitError
+	if errors.As(err, &exit) {
+		return &RunError{Err: err, Tail: last.lines}
+	}
+	return err
+}
+
+// environment is what the process sees: the image's and, if nothing set it,
+// the HOME of the user.
+func environment(op plan.Run, who step.Identity) []string {
+	env := append(append([]string{}, op.Env...), op.Proxy...)
+	for _, kv := range env {
+		if strings.HasPrefix(kv, "HOME=") {
+			return env
+		}
+	}
+	return append(env, "HOME="+who.Home)
+}
+
+var _ Workspace = (*workspace.Overlay)(nil)

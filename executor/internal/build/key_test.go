@@ -1,0 +1,109 @@
+package build
+
+import (
+	"io/fs"
+	"strings"
+	"testing"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/kilnhook/kiln/executor/internal/cache"
+	"github.com/kilnhook/kiln/executor/internal/plan"
+	"github.com/kilnhook/kiln/executor/internal/rootfs"
+)
+
+func contextOf(t *testing.T, files ...string) *rootfs.Mem {
+	t.Helper()
+	m := rootfs.NewMem()
+	for _, f := range files {
+		name, body, _ := strings.Cut(f, "=")
+		mode := fs.FileMode(0o644)
+		if strings.HasSuffix(body, "!x") {
+			mode = 0o755
+		}
+		if err := m.Put(rootfs.Entry{Name: name, Mode: mode}, strings.NewReader(body)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return m
+}
+
+// What a step depends on moves its key; what it does not depend on does not.
+func TestKeys(t *testing.T) {
+	zero := 0
+	run := plan.Run{Args: []string{"sh", "-c", "make"}, Env: []string{"A=1", "B=2"}, User: "u", Dir: "/"}
+	copied := plan.Copy{Paths: []string{"a"}, Dest: "/x/"}
+	from := plan.Copy{From: plan.Source{Stage: &zero}, Paths: []string{"a"}, Dest: "/x/"}
+	image := plan.Copy{From: plan.Source{Image: "i", Digest: v1.Hash{Algorithm: "sha256", Hex: "aa"}}, Paths: []string{"a"}, Dest: "/"}
+	set := func(f func(*plan.Run)) plan.Op { r := run; f(&r); return r }
+	setCopy := func(c plan.Copy, f func(*plan.Copy)) plan.Op { f(&c); return c }
+
+	base := contextOf(t, "a=1", "b=1")
+	for _, c := range []struct {
+		name  string
+		a, b  plan.Op
+		ctx   *rootfs.Mem // of b; nil is the same
+		stage byte        // key of stage 0 for b
+		same  bool
+	}{
+		{"the same RUN", run, run, nil, 0, true},
+		{"the order of variables", run, set(func(r *plan.Run) { r.Env = []string{"B=2", "A=1"} }), nil, 0, true},
+		{"a proxy", run, set(func(r *plan.Run) { r.Proxy = []string{"HTTP_PROXY=x"} }), nil, 0, true},
+		{"a file that a RUN does not read", run, run, contextOf(t, "a=2"), 0, true},
+		{"a file that a COPY does not select", copied, copied, contextOf(t, "a=1", "b=2"), 0, true},
+		{"the command", run, set(func(r *plan.Run) { r.Args = []string{"sh", "-c", "make all"} }), nil, 0, false},
+		{"a variable", run, set(func(r *plan.Run) { r.Env = []string{"A=1", "B=3"} }), nil, 0, false},
+		{"where one argument ends", run, set(func(r *plan.Run) { r.Args = []string{"sh", "-cmake"} }), nil, 0, false},
+		{"the user", run, set(func(r *plan.Run) { r.User = "v" }), nil, 0, false},
+		{"the directory", run, set(func(r *plan.Run) { r.Dir = "/w" }), nil, 0, false},
+		{"the content of a file", copied, copied, contextOf(t, "a=2", "b=1"), 0, false},
+		{"the mode of a file", copied, copied, contextOf(t, "a=1!x", "b=1"), 0, false},
+		{"the name of a file", copied, setCopy(copied, func(c *plan.Copy) { c.Paths = []string{"b"} }), nil, 0, false},
+		{"the destination", copied, setCopy(copied, func(c *plan.Copy) { c.Dest = "/y/" }), nil, 0, false},
+		{"the owner", copied, setCopy(copied, func(c *plan.Copy) { c.Chown = "1" }), nil, 0, false},
+		{"the stage copied from", from, from, nil, 1, false},
+		{"the path copied from a stage", from, setCopy(from, func(c *plan.Copy) { c.Paths = []string{"b"} }), nil, 0, false},
+		{"the image copied from", image, setCopy(image, func(c *plan.Copy) { c.From.Digest.Hex = "bb" }), nil, 0, false},
+		{"the URL", plan.Add{URLs: []string{"https://a/x"}, Dest: "/"}, plan.Add{URLs: []string{"https://a/y"}, Dest: "/"}, nil, 0, false},
+		{"the kind of step", plan.Workdir{Path: "/x"}, plan.Workdir{Path: "/x", User: "u"}, nil, 0, false},
+	} {
+		a := keyOf(t, base, 0, c.a)
+		ctx := base
+		if c.ctx != nil {
+			ctx = c.ctx
+		}
+		if b := keyOf(t, ctx, c.stage, c.b); (a == b) != c.same {
+			t.Errorf("%s: keys are equal: %t, want %t", c.name, a == b, c.same)
+		}
+	}
+}
+
+func keyOf(t *testing.T, context rootfs.FS, first byte, op plan.Op) cache.Key {
+	t.Helper()
+	b := &builder{Options: Options{Context: context}}
+	b.stages = []*stage{{builder: b, key: cache.NewKey([]byte{first})}}
+	s := &stage{builder: b, index: 1, key: cache.NewKey([]byte("start"))}
+	k, err := s.keyAfter(op)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// Only what is needed is made: layers of the stages that the image stands on,
+// and copies of the paths that later stages ask for.
+func TestUses(t *testing.T) {
+	zero, one := 0, 1
+	p := &plan.Plan{Stages: []plan.Stage{
+		{Steps: []plan.Step{{Op: plan.Run{}}}},
+		{Steps: []plan.Step{{Op: plan.Copy{From: plan.Source{Stage: &zero}, Paths: []string{"a", "b"}}}}},
+		{Base: plan.Base{Stage: &one}, Steps: []plan.Step{{Op: plan.Copy{From: plan.Source{Stage: &zero}, Paths: []string{"c"}}}}},
+	}}
+	got := usesOf(p)
+	if got[0].layers || got[0].base || strings.Join(got[0].copied, " ") != "c a b" {
+		t.Errorf("stage 0 is used for %+v", got[0])
+	}
+	if !got[1].layers || !got[1].base || !got[2].layers || got[2].base {
+		t.Errorf("stages 1 and 2 are used for %+v and %+v", got[1], got[2])
+	}
+}

@@ -1,0 +1,286 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/kilnhook/kiln/executor/internal/cache"
+	"github.com/kilnhook/kiln/executor/internal/layer"
+	"github.com/kilnhook/kiln/executor/internal/plan"
+	"github.com/kilnhook/kiln/executor/internal/progress"
+	"github.com/kilnhook/kiln/executor/internal/rootfs"
+	"github.com/kilnhook/kiln/executor/internal/workspace"
+)
+
+// stage is a stage being built. Its root is made only when a step needs one.
+type stage struct {
+	*builder
+	index  int
+	plan   plan.Stage
+	use    use
+	parent *stage   // the stage it is built on
+	image  v1.Image // that the stage and its parents stand on; nil for scratch
+
+	root    workspace.Root
+	pending []v1.Layer // that the cache had and the root does not
+	done    []done     // parents' steps included
+	key     cache.Key  // of everything up to the last step
+	view    rootfs.FS  // to copy from, once finished
+	owed    bool       // steps were done whose changes are in no layer yet
+	ops     int        // operations begun
+}
+
+// done is a step that was carried out.
+type done struct {
+	history v1.History
+	op      bool     // it could have changed something
+	layer   v1.Layer // nil if it could not, or the layer holds other steps too
+}
+
+func (b *builder) begin(ctx context.Context, i int) (*stage, error) {
+	p := b.plan.Stages[i]
+	s := &stage{builder: b, index: i, plan: p, use: b.uses[i]}
+	if p.Base.Stage != nil {
+		s.parent = b.stages[*p.Base.Stage]
+		s.image, s.key = s.parent.image, s.parent.key
+		s.done = append(s.done, s.parent.done...)
+		return s, nil
+	}
+	s.key = cache.NewKey([]byte("stage"), []byte(p.Base.Digest.String()), []byte(p.Platform.String()))
+	if p.Base.Digest == (v1.Hash{}) {
+		return s, nil
+	}
+	var err error
+	if s.image, err = b.Image(ctx, p.Base.Digest); err != nil {
+		return nil, err
+	}
+	return s, s.uploadBase(ctx)
+}
+
+// uploadBase hands on the layers of the image that the result stands on.
+func (s *stage) uploadBase(ctx context.Context) error {
+	if !s.use.layers || s.Upload == nil {
+		return nil
+	}
+	layers, err := s.image.Layers()
+	if err != nil {
+		return fmt.Errorf("read layers of %s: %w", s.plan.Base.Ref, err)
+	}
+	for _, l := range layers {
+		s.upload(ctx, l)
+	}
+	return nil
+}
+
+// upload hands a layer on in the background.
+func (s *stage) upload(ctx context.Context, l v1.Layer) {
+	if s.Upload == nil || !s.use.layers {
+		return
+	}
+	s.work.Go(func() error { return s.Upload(ctx, l) })
+}
+
+// step carries out one step.
+func (s *stage) step(ctx context.Context, t plan.Step) error {
+	d := done{history: v1.History{CreatedBy: t.CreatedBy, Comment: t.Comment}}
+	if t.Op == nil {
+		if t.CreatedBy != "" {
+			d.history.Created = v1.Time{Time: s.created()}
+			s.done = append(s.done, d)
+		}
+		return nil
+	}
+	d.op = true
+	s.ops++
+	tell := s.teller(s.ops, t.Text, t.Pos)
+	hit, err := s.lookUp(ctx, tell, t, &d)
+	if err == nil && !hit {
+		err = s.ground(ctx)
+	}
+	tell.started(phaseOf(t.Op))
+	if err == nil && !hit {
+		err = s.carryOut(ctx, tell, t, &d)
+	}
+	d.history.Created = v1.Time{Time: s.created()}
+	s.done = append(s.done, d)
+	tell.ended(hit, err)
+	return err
+}
+
+func (s *stage) created() time.Time {
+	if !s.Epoch.IsZero() {
+		return s.Epoch
+	}
+	return s.Now().UTC()
+}
+
+// carryOut does a step and takes its changes as a layer.
+func (s *stage) carryOut(ctx context.Context, tell *teller, t plan.Step, d *done) error {
+	if err := s.do(ctx, tell, t.Op); err != nil {
+		return err
+	}
+	s.owed = true
+	if !s.use.layers && !s.use.base && !s.caches(t.Op) || s.SingleLayer && s.isTarget() {
+		return nil
+	}
+	return s.commit(ctx, tell, t.Op, d)
+}
+
+func (s *stage) isTarget() bool { return s.index == len(s.builder.plan.Stages)-1 }
+
+// ground makes the root and applies to it what the cache had.
+func (s *stage) ground(ctx context.Context) error {
+	if s.root == nil {
+		if err := s.makeRoot(ctx); err != nil {
+			return err
+		}
+	}
+	for _, l := range s.pending {
+		if err := layer.Extract(ctx, s.root.FS(), l, layer.ApplyOptions{}, nil); err != nil {
+			return fmt.Errorf("apply cached layer: %w", err)
+		}
+		c, err := s.root.Commit(ctx)
+		if err != nil {
+			return err
+		}
+		c.Release()
+	}
+	s.pending = nil
+	return nil
+}
+
+func (s *stage) makeRoot(ctx context.Context) error {
+	g, err := s.standOn(ctx)
+	if err != nil {
+		return err
+	}
+	tell := s.teller(0, s.plan.Text, s.plan.Pos)
+	tell.started(progress.PhaseExtract)
+	s.root, err = s.Workspace.Begin(ctx, g)
+	tell.ended(false, err)
+	return err
+}
+
+// standOn says what the stage starts from.
+func (s *stage) standOn(ctx context.Context) (workspace.Ground, error) {
+	g := workspace.Ground{}
+	if s.image != nil {
+		img, err := imageOf(s.image)
+		if err != nil {
+			return g, err
+		}
+		g.Image = img
+	}
+	if s.parent == nil {
+		return g, nil
+	}
+	if err := s.parent.ground(ctx); err != nil {
+		return g, err
+	}
+	g.Parent = s.parent.root
+	for _, d := range s.parent.done {
+		if d.layer != nil {
+			g.Layers = append(g.Layers, d.layer)
+		}
+	}
+	return g, nil
+}
+
+func imageOf(img v1.Image) (workspace.Image, error) {
+	digest, err := img.Digest()
+	if err != nil {
+		return workspace.Image{}, fmt.Errorf("read base image: %w", err)
+	}
+	layers, err := img.Layers()
+	if err != nil {
+		return workspace.Image{}, fmt.Errorf("read layers of base image: %w", err)
+	}
+	return workspace.Image{Key: digest.Hex, Layers: layers}, nil
+}
+
+// commit turns what changed into a layer. A step that changed nothing has a
+// layer that holds nothing, as BuildKit gives it.
+func (s *stage) commit(ctx context.Context, tell *teller, op plan.Op, d *done) error {
+	tell.phase(progress.PhaseSnapshot)
+	c, err := s.root.Commit(ctx)
+	if err != nil {
+		return err
+	}
+	s.owed = false
+	blob, err := layer.NewBlob(s.Spool)
+	if err != nil {
+		return err
+	}
+	d.layer = blob
+	fill := func() error {
+		defer c.Release()
+		return blob.Fill(ctx, c.FS, c.Changes, layer.WriteOptions{Learn: c.Learn, Clamp: s.Epoch})
+	}
+	s.upload(ctx, blob)
+	if !c.Stable || s.Cache != nil && unforeseen(op) {
+		tell.phase(progress.PhaseLayer)
+		if err := fill(); err != nil {
+			return err
+		}
+		return s.remember(ctx, op, blob)
+	}
+	key := s.key
+	s.work.Go(func() error {
+		s.writing <- struct{}{}
+		defer func() { <-s.writing }()
+		if err := fill(); err != nil {
+			return err
+		}
+		return s.store(ctx, key, op, blob)
+	})
+	return nil
+}
+
+// finish ends a stage: what later stages copy from it is kept.
+func (s *stage) finish(ctx context.Context) error {
+	if s.SingleLayer && s.isTarget() && s.owed {
+		if err := s.squash(ctx); err != nil {
+			return err
+		}
+	}
+	if len(s.use.copied) == 0 {
+		return nil
+	}
+	if s.root == nil && len(s.pending) == 0 && s.parent == nil {
+		img := workspace.Image{}
+		if s.image != nil {
+			var err error
+			if img, err = imageOf(s.image); err != nil {
+				return err
+			}
+		}
+		var err error
+		s.view, err = s.Workspace.Image(ctx, img)
+		return err
+	}
+	if err := s.ground(ctx); err != nil {
+		return err
+	}
+	var err error
+	s.view, err = s.root.Keep(ctx, s.use.copied)
+	return err
+}
+
+// squash makes one layer of everything the stage did.
+func (s *stage) squash(ctx context.Context) error {
+	last := -1
+	for i, d := range s.done {
+		if d.op {
+			last = i
+		}
+	}
+	if last < 0 {
+		return errors.New("the stage has no step to hold its layer")
+	}
+	tell := &teller{}
+	return s.commit(ctx, tell, nil, &s.done[last])
+}

@@ -1,0 +1,146 @@
+package build
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/kilnhook/kiln/executor/internal/dockerfile"
+	"github.com/kilnhook/kiln/executor/internal/plan"
+	"github.com/kilnhook/kiln/executor/internal/progress"
+)
+
+// teller tells about one step.
+type teller struct {
+	sink  progress.Sink
+	now   func() time.Time
+	event progress.Event // what all events of the step have in common
+	begun time.Time
+}
+
+// teller tells about the n-th of the stage's operations; 0 is its FROM.
+func (s *stage) teller(n int, text string, pos dockerfile.Pos) *teller {
+	ops := 0
+	for _, t := range s.plan.Steps {
+		if t.Op != nil {
+			ops++
+		}
+	}
+	return &teller{sink: s.Progress, now: s.Now, event: progress.Event{
+		ID:   fmt.Sprintf("%d.%d", s.index+1, n),
+		Name: fmt.Sprintf("[%s %d/%d] %s", s.stageName(s.index), n+1, ops+1, oneLine(text)),
+		Pos:  pos.String(),
+	}}
+}
+
+func oneLine(s string) string {
+	const most = 120
+	b := bytes.Join(bytes.Fields([]byte(s)), []byte(" "))
+	if r := bytes.Runes(b); len(r) > most {
+		return string(r[:most-1]) + "…"
+	}
+	return string(b)
+}
+
+func (t *teller) send(e progress.Event) {
+	if t.now == nil {
+		return
+	}
+	e.Time, e.ID, e.Name, e.Pos = t.now(), t.event.ID, t.event.Name, t.event.Pos
+	t.sink.Send(e)
+}
+
+func (t *teller) started(p progress.Phase) {
+	t.begun = t.now()
+	t.event.Phase = p
+	t.send(progress.Event{Kind: progress.KindStep, State: progress.StateStarted, Phase: p})
+}
+
+func (t *teller) note(text string) {
+	t.send(progress.Event{Kind: progress.KindNote, Text: text})
+}
+
+// phase says that a running step does something else now.
+func (t *teller) phase(p progress.Phase) {
+	t.send(progress.Event{Kind: progress.KindStep, State: progress.StateStarted, Phase: p})
+}
+
+func (t *teller) ended(hit bool, err error) {
+	e := progress.Event{Kind: progress.KindStep, State: progress.StateDone, Phase: t.event.Phase, MS: t.now().Sub(t.begun).Milliseconds()}
+	switch {
+	case err != nil:
+		e.State, e.Error = progress.StateFailed, err.Error()
+	case hit:
+		e.State = progress.StateCached
+	}
+	t.send(e)
+}
+
+func phaseOf(op plan.Op) progress.Phase {
+	switch op.(type) {
+	case plan.Copy:
+		return progress.PhaseCopy
+	case plan.Add:
+		return progress.PhaseAdd
+	case plan.Workdir:
+		return progress.PhaseWorkdir
+	}
+	return progress.PhaseRun
+}
+
+// maxLine is how much of a line without an end is held back.
+const maxLine = 16 << 10
+
+// tailLines is how many of the last lines a failing RUN's error has.
+const tailLines = 10
+
+// printer cuts what a process prints into lines and tells them.
+type printer struct {
+	tell   *teller
+	stream int
+	tail   *tail
+	part   []byte
+}
+
+var _ io.Writer = (*printer)(nil)
+
+func (p *printer) Write(b []byte) (int, error) {
+	n := len(b)
+	for len(b) > 0 {
+		line, rest, ended := bytes.Cut(b, []byte("\n"))
+		p.part = append(p.part, line...)
+		if b = rest; ended || len(p.part) >= maxLine {
+			p.flush()
+		}
+	}
+	return n, nil
+}
+
+func (p *printer) flush() {
+	text := string(bytes.TrimSuffix(p.part, []byte("\r")))
+	p.part = p.part[:0]
+	p.tail.add(text)
+	p.tell.send(progress.Event{Kind: progress.KindOutput, Stream: p.stream, Text: text})
+}
+
+func (p *printer) end() {
+	if len(p.part) > 0 {
+		p.flush()
+	}
+}
+
+// tail keeps the last lines of both streams.
+type tail struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (t *tail) add(line string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.lines = append(t.lines, line); len(t.lines) > tailLines {
+		t.lines = t.lines[1:]
+	}
+}

@@ -1,0 +1,294 @@
+// Package cache remembers the layers that steps made. It may forget: whatever
+// is wrong with a cache is a miss and a warning, never a failed build.
+//
+// An entry is an image with one layer, in a repository of a registry under the
+// tag that is its key, or in a directory as an OCI image layout of its own.
+package cache
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kilnhook/kiln/executor/internal/image"
+)
+
+// Options of a cache. Now is required.
+type Options struct {
+	// TTL is how long an entry is good for; 0: for ever.
+	TTL time.Duration
+	// Now is the clock that entries are judged by.
+	Now func() time.Time
+	// Parallel is how many keys Probe looks up at once; 0: 16.
+	Parallel int
+	// Log takes warnings; nil: none.
+	Log *slog.Logger
+}
+
+// Entry is what a cache has for a key.
+type Entry struct {
+	// Layer is what the step made; nil if Empty. Its content is verified
+	// while it is read, down to the uncompressed bytes.
+	Layer v1.Layer
+	// Empty says that the step made no layer.
+	Empty bool
+	// Created is when the entry was made.
+	Created time.Time
+	// Miss says why there is no entry; "" if there is one.
+	Miss string
+}
+
+// Hit says whether there is an entry.
+func (e Entry) Hit() bool { return e.Layer != nil || e.Empty }
+
+// Meta is what an entry says of itself.
+type Meta struct {
+	// CreatedBy is the step as written.
+	CreatedBy string
+	// Platform that the layer is for.
+	Platform v1.Platform
+}
+
+// store keeps entries as images.
+type store interface {
+	// manifest returns the manifest stored under a key; errNone if there is
+	// none.
+	manifest(ctx context.Context, k Key) ([]byte, error)
+	// layer returns the layer that a manifest describes, having made sure
+	// that it is there.
+	layer(ctx context.Context, k Key, desc v1.Descriptor, diffID v1.Hash) (v1.Layer, error)
+	// put stores an image under a key, replacing what is there.
+	put(ctx context.Context, k Key, img v1.Image) error
+}
+
+// errNone: there is nothing under a key.
+var errNone = errors.New("no entry")
+
+// maxFailures is how often in a row a cache may fail before it is left alone.
+const maxFailures = 3
+
+// Cache is a layer cache. It is safe for concurrent use, also by several
+// processes.
+type Cache struct {
+	store    store
+	opt      Options
+	failures atomic.Int32 // in a row
+	refused  atomic.Bool  // it was warned about a refusal
+}
+
+func newCache(s store, opt Options) *Cache {
+	if opt.Parallel == 0 {
+		opt.Parallel = 16
+	}
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Cache{store: s, opt: opt}
+}
+
+// Get looks up a key. If there is no good entry, reason says why. The only
+// error is that of ctx.
+func (c *Cache) Get(ctx context.Context, k Key) (e Entry, reason string, err error) {
+	if c.failures.Load() >= maxFailures {
+		return miss("the cache failed too often and is not used any more")
+	}
+	e, err = c.get(ctx, k)
+	switch {
+	case ctx.Err() != nil:
+		return Entry{}, "", context.Cause(ctx)
+	case err == nil:
+		c.failures.Store(0)
+		return e, "", nil
+	case errors.Is(err, errNone):
+		c.failures.Store(0)
+		return miss("no entry")
+	}
+	var bad *badEntryError
+	if errors.As(err, &bad) {
+		c.failures.Store(0)
+	} else if c.failures.Add(1) == maxFailures {
+		c.opt.Log.Warn("cache is not used any more", "err", err)
+	}
+	if bad == nil || bad.kind == kindBroken || bad.kind == kindRefused && !c.refused.Swap(true) {
+		c.opt.Log.Warn("cache entry cannot be used", "key", k.String(), "err", err)
+	}
+	return miss(err.Error())
+}
+
+func miss(reason string) (Entry, string, error) { return Entry{Miss: reason}, reason, nil }
+
+// badEntryError is about one entry, not about the cache.
+type badEntryError struct {
+	why  string
+	kind int
+}
+
+// The kinds of bad entries.
+const (
+	kindBroken  = iota // warn
+	kindRefused        // warn once: some registries refuse to read what is not there yet
+	kindExpired        // nothing to warn about
+)
+
+func (e *badEntryError) Error() string { return e.why }
+
+func (c *Cache) get(ctx context.Context, k Key) (Entry, error) {
+	raw, err := c.store.manifest(ctx, k)
+	if err != nil {
+		return Entry{}, err
+	}
+	d, err := parseManifest(raw, k)
+	if err != nil {
+		return Entry{}, err
+	}
+	if ttl := c.opt.TTL; ttl > 0 {
+		if age := c.opt.Now().Sub(d.created); age > ttl {
+			return Entry{}, &badEntryError{why: fmt.Sprintf("expired: made %v ago, entries are good for %v", age.Round(time.Second), ttl), kind: kindExpired}
+		}
+	}
+	if d.empty {
+		return Entry{Empty: true, Created: d.created}, nil
+	}
+	l, err := c.store.layer(ctx, k, d.layer, d.diffID)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Entry{}, &badEntryError{why: "the entry's layer is gone"}
+	}
+	if err != nil {
+		return Entry{}, err
+	}
+	return Entry{Layer: l, Created: d.created}, nil
+}
+
+// Probe looks up many keys at once. The result has every key; misses say why
+// in Miss. When ctx is done the rest are misses.
+func (c *Cache) Probe(ctx context.Context, keys []Key) map[Key]Entry {
+	found := make([]Entry, len(keys))
+	var group errgroup.Group
+	group.SetLimit(c.opt.Parallel)
+	for i, k := range keys {
+		group.Go(func() error {
+			e, _, err := c.Get(ctx, k)
+			if err != nil {
+				e = Entry{Miss: err.Error()}
+			}
+			found[i] = e
+			return nil
+		})
+	}
+	_ = group.Wait()
+	out := make(map[Key]Entry, len(keys))
+	for i, k := range keys {
+		out[k] = found[i]
+	}
+	return out
+}
+
+// Put stores what a step made: a layer, whose digest must be known and whose
+// bytes must be readable unless the store has them already, or nil if it made
+// none. An error is for the log; the build goes on.
+func (c *Cache) Put(ctx context.Context, k Key, l v1.Layer, meta Meta) error {
+	if c.failures.Load() >= maxFailures {
+		return nil // said already
+	}
+	img, err := entryImage(k, l, meta, c.opt.Now())
+	if err == nil {
+		err = c.store.put(ctx, k, img)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("store cache entry %s: %w", k, err)
+	}
+	return nil
+}
+
+// Annotations of an entry's manifest. They say everything, so that a look-up
+// need not read the config as well.
+const (
+	annotationKey     = "dev.kilnhook.cache.key"
+	annotationDiffID  = "dev.kilnhook.cache.diffid"
+	annotationCreated = "dev.kilnhook.cache.created"
+	annotationEmpty   = "dev.kilnhook.cache.empty"
+)
+
+// entryImage makes the image of an entry.
+func entryImage(k Key, l v1.Layer, meta Meta, now time.Time) (v1.Image, error) {
+	annotations := map[string]string{annotationKey: k.String(), annotationCreated: now.UTC().Format(time.RFC3339Nano)}
+	if l == nil {
+		// Some registries refuse images without layers: an archive without
+		// files stands for none.
+		annotations[annotationEmpty] = "true"
+		l = static.NewLayer(make([]byte, 1024), types.OCIUncompressedLayer)
+	}
+	diffID, err := l.DiffID()
+	if err != nil {
+		return nil, err
+	}
+	annotations[annotationDiffID] = diffID.String()
+	if meta.Platform.OS == "" || meta.Platform.Architecture == "" {
+		meta.Platform = v1.Platform{OS: "linux", Architecture: "unknown"}
+	}
+	return image.Assemble(image.Input{
+		Platform:    meta.Platform,
+		Layers:      []v1.Layer{l},
+		History:     []v1.History{{CreatedBy: meta.CreatedBy}},
+		Created:     now.UTC(),
+		Annotations: annotations,
+	})
+}
+
+// described is what a manifest says of an entry.
+type described struct {
+	layer   v1.Descriptor
+	diffID  v1.Hash
+	created time.Time
+	empty   bool
+}
+
+// parseManifest reads the manifest of the entry for k.
+func parseManifest(raw []byte, k Key) (described, error) {
+	bad := func(format string, args ...any) (described, error) {
+		return described{}, &badEntryError{why: "the entry is broken: " + fmt.Sprintf(format, args...)}
+	}
+	m, err := v1.ParseManifest(bytes.NewReader(raw))
+	if err != nil {
+		return bad("its manifest is not valid JSON")
+	}
+	if key := m.Annotations[annotationKey]; key != k.String() {
+		if key == "" {
+			return described{}, &badEntryError{why: "what is there was not written by Kiln"}
+		}
+		return bad("it is the entry for another key")
+	}
+	d := described{empty: m.Annotations[annotationEmpty] == "true"}
+	if d.created, err = time.Parse(time.RFC3339Nano, m.Annotations[annotationCreated]); err != nil {
+		return bad("it does not say when it was made")
+	}
+	if len(m.Layers) != 1 {
+		return bad("it has %d layers", len(m.Layers))
+	}
+	d.layer = m.Layers[0]
+	if !d.layer.MediaType.IsLayer() || d.layer.Size < 0 || !isSHA256(d.layer.Digest) {
+		return bad("its layer is none")
+	}
+	if d.diffID, err = v1.NewHash(m.Annotations[annotationDiffID]); err != nil || !isSHA256(d.diffID) {
+		return bad("it has no diff id")
+	}
+	return d, nil
+}
+
+func isSHA256(h v1.Hash) bool {
+	return h.Algorithm == "sha256" && len(h.Hex) == 64 && strings.Trim(h.Hex, "0123456789abcdef") == ""
+}

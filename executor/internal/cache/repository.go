@@ -1,0 +1,86 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/partial"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+)
+
+// NewRepository returns the cache in a repository of a registry, one tag an
+// entry. The options say how to reach the registry.
+func NewRepository(repo name.Repository, reach []remote.Option, opt Options) (*Cache, error) {
+	puller, err := remote.NewPuller(reach...)
+	if err != nil {
+		return nil, fmt.Errorf("prepare cache repository %s: %w", repo, err)
+	}
+	pusher, err := remote.NewPusher(reach...)
+	if err != nil {
+		return nil, fmt.Errorf("prepare cache repository %s: %w", repo, err)
+	}
+	return newCache(&repository{repo: repo, puller: puller, pusher: pusher}, opt), nil
+}
+
+type repository struct {
+	repo   name.Repository
+	puller *remote.Puller
+	pusher *remote.Pusher
+}
+
+var _ store = (*repository)(nil)
+
+func (r *repository) manifest(ctx context.Context, k Key) ([]byte, error) {
+	desc, err := r.puller.Get(ctx, r.repo.Tag(k.String()))
+	switch statusOf(err) {
+	case http.StatusNotFound:
+		return nil, errNone
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return nil, &badEntryError{why: fmt.Sprintf("the registry does not let us read %s: %v", r.repo, err), kind: kindRefused}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read cache repository %s: %w", r.repo, err)
+	}
+	return desc.Manifest, nil
+}
+
+func statusOf(err error) int {
+	var status *transport.Error
+	if errors.As(err, &status) {
+		return status.StatusCode
+	}
+	return 0
+}
+
+// layer asks the registry whether it has the layer. It can be mounted in other
+// repositories of the registry, so that a hit need not move it.
+func (r *repository) layer(ctx context.Context, _ Key, desc v1.Descriptor, diffID v1.Hash) (v1.Layer, error) {
+	ref := r.repo.Digest(desc.Digest.String())
+	there, err := r.puller.Layer(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	exists := func() (bool, error) { return partial.Exists(there) }
+	ok, err := exists()
+	if err == nil && !ok || statusOf(err) == http.StatusNotFound {
+		return nil, fs.ErrNotExist
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for layer in cache repository %s: %w", r.repo, err)
+	}
+	return &remote.MountableLayer{
+		Layer:     &layer{desc: desc, diffID: diffID, exists: exists, open: func() (io.ReadCloser, error) { return there.Compressed() }},
+		Reference: ref,
+	}, nil
+}
+
+func (r *repository) put(ctx context.Context, k Key, img v1.Image) error {
+	return r.pusher.Push(ctx, r.repo.Tag(k.String()), img)
+}

@@ -1,0 +1,199 @@
+package plan
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/distribution/reference"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+
+	"github.com/kilnhook/kiln/executor/internal/dockerfile"
+)
+
+// scratch is the name of the empty base.
+const scratch = "scratch"
+
+// stage is a FROM on its way to becoming a Stage.
+type stage struct {
+	index    int
+	def      instructions.Stage // read-only
+	ref      string             // what FROM names, expanded
+	base     *stage             // nil unless ref is a stage
+	platform v1.Platform        // of the base image
+	image    *image             // nil unless ref is an image; filled in by resolve
+	cmds     []command          // triggers of ONBUILD first
+	resolved bool               // the commands' sources are known and triggers added
+	planned  int                // index into Plan.Stages
+	done     *stageState        // once planned
+}
+
+// command is an instruction with what it refers to.
+type command struct {
+	instructions.Command
+	from      *source // of COPY --from; nil otherwise
+	triggered bool    // by ONBUILD
+}
+
+// String returns the instruction as written.
+func (c command) String() string { return text(c.Command) }
+
+// source is what a COPY --from names.
+type source struct {
+	stage *stage
+	image *image
+}
+
+// declareStages expands what each FROM says and links the stages that start
+// from others.
+func (b *builder) declareStages() error {
+	for i, def := range b.file.Stages {
+		s := &stage{index: i, def: def, platform: b.platform}
+		fail := func(err error) error {
+			return &dockerfile.Error{Pos: b.file.Pos(def.Location), Text: def.SourceCode, Err: err}
+		}
+		lint := b.lint.WithMergedConfigFromComments(def.Comments)
+		res, err := b.expand(def.BaseName, b.args)
+		if err != nil {
+			return fail(err)
+		}
+		b.lintFrom(lint, def, res)
+		if res.Result == "" {
+			return fail(fmt.Errorf("base name (%s) should not be blank", def.BaseName))
+		}
+		s.ref = res.Result
+		if def.Platform != "" {
+			if s.platform, err = b.fromPlatform(lint, def); err != nil {
+				return fail(err)
+			}
+		}
+		switch base, ok := b.byName[strings.ToLower(s.ref)]; {
+		case ok:
+			s.base, s.platform = base, base.platform
+		case s.ref == scratch:
+			s.platform = b.platform
+		default:
+			if _, err := reference.ParseNormalizedNamed(s.ref); err != nil {
+				return fail(fmt.Errorf("parse image name %q: %w", s.ref, err))
+			}
+			s.image = b.wantImage(s.ref, s.platform)
+		}
+		for _, c := range def.Commands {
+			s.cmds = append(s.cmds, command{Command: c})
+		}
+		b.stages = append(b.stages, s)
+		if def.Name != "" {
+			b.byName[def.Name] = s
+		}
+	}
+	return nil
+}
+
+// checkSources finds what no stage may say in a COPY --from, needed or not.
+func (b *builder) checkSources() error {
+	for _, s := range b.stages {
+		for n := range s.cmds {
+			if from := s.cmds[n].copiesFrom(); from != "" {
+				if _, err := b.namedStage(s, from); err != nil {
+					return b.fault(s.cmds[n], err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// copiesFrom is the value of COPY --from; "" for any other command.
+func (c command) copiesFrom() string {
+	if c, ok := c.Command.(*instructions.CopyCommand); ok {
+		return c.From
+	}
+	return ""
+}
+
+// namedStage is the stage that a COPY --from in s names by name or number; nil
+// if it is none.
+func (b *builder) namedStage(s *stage, from string) (*stage, error) {
+	if res, err := b.expand(from, newEnv()); err != nil {
+		return nil, err
+	} else if res.Result != from {
+		return nil, errors.New("--from takes no variable: name a stage with \"FROM $VAR AS name\" and copy from that")
+	}
+	dep := b.byName[strings.ToLower(from)]
+	if n, err := strconv.Atoi(from); err == nil {
+		if n < 0 || n >= len(b.stages) {
+			return nil, fmt.Errorf("there is no stage %d: the stages are 0 to %d", n, len(b.stages)-1)
+		}
+		dep = b.stages[n]
+	}
+	if dep == s {
+		return nil, fmt.Errorf("a stage cannot copy from itself: --from=%s", from)
+	}
+	return dep, nil
+}
+
+// findSource resolves the value of COPY --from for a stage that is needed.
+func (b *builder) findSource(s *stage, from string) (*source, error) {
+	dep, err := b.namedStage(s, from)
+	switch {
+	case err != nil:
+		return nil, err
+	case dep != nil && dep.index > s.index:
+		return nil, fmt.Errorf("cannot copy from stage %q: it is defined later, on line %d", from, b.file.Pos(dep.def.Location).Line)
+	case dep != nil:
+		return &source{stage: dep}, nil
+	case from == scratch:
+		return nil, errors.New("there is nothing to copy from scratch")
+	}
+	if _, err := reference.ParseNormalizedNamed(from); err != nil {
+		return nil, fmt.Errorf("--from=%s is neither a stage nor an image name: %w", from, err)
+	}
+	return &source{image: b.wantImage(from, b.platform)}, nil
+}
+
+// root is the config of the image that a stage is built on, through all the
+// stages between; nil for scratch.
+func (s *stage) root() *v1.ConfigFile {
+	for s.base != nil {
+		s = s.base
+	}
+	if s.image == nil {
+		return nil
+	}
+	return s.image.base.Config
+}
+
+// planStage plans a stage whose dependencies are planned.
+func (b *builder) planStage(s *stage) (Stage, error) {
+	st := newStageState(b, s)
+	out := Stage{
+		Name: s.def.Name, Index: s.index, Platform: s.platform,
+		Pos: b.file.Pos(s.def.Location), Text: s.def.SourceCode,
+	}
+	switch {
+	case s.base != nil:
+		n := s.base.planned
+		out.Base = Base{Ref: s.ref, Stage: &n}
+	case s.image != nil:
+		out.Base = s.image.base
+		out.Base.Ref, out.Base.Stage = s.ref, nil
+	default:
+		out.Base = Base{Ref: scratch}
+	}
+	b.lintBasePlatform(s)
+	out.Start = st.state()
+	for _, c := range s.cmds {
+		step, err := st.step(c)
+		if err != nil {
+			if _, ok := errors.AsType[*dockerfile.Error](err); ok {
+				return Stage{}, err
+			}
+			return Stage{}, b.fault(c, err)
+		}
+		out.Steps = append(out.Steps, step)
+	}
+	s.done = st
+	return out, nil
+}

@@ -1,0 +1,116 @@
+// Package progress says what a build is doing. A build sends events to a Sink;
+// a renderer turns them into plain lines, JSON lines or a live view of a
+// terminal.
+package progress
+
+import "time"
+
+// Kind says what an event is about.
+type Kind string
+
+// The kinds of events.
+const (
+	KindStep   Kind = "step"   // a step changed its state
+	KindOutput Kind = "output" // a line that a RUN printed
+	KindBytes  Kind = "bytes"  // how far a transfer is
+	KindNote   Kind = "note"   // something a person should know
+	KindResult Kind = "result" // the end: digest or error
+)
+
+// Phase says what a step does at the moment.
+type Phase string
+
+// The phases of a build.
+const (
+	PhaseLoad     Phase = "load" // context, Dockerfile and base images
+	PhasePull     Phase = "pull"
+	PhaseExtract  Phase = "extract"
+	PhaseCopy     Phase = "copy"
+	PhaseAdd      Phase = "add"
+	PhaseRun      Phase = "run"
+	PhaseWorkdir  Phase = "workdir"
+	PhaseSnapshot Phase = "snapshot"
+	PhaseLayer    Phase = "layer"
+	PhasePush     Phase = "push"
+	PhaseExport   Phase = "export"
+)
+
+// State is the state of a step.
+type State string
+
+// The states of a step. All but StateStarted are final.
+const (
+	StateStarted State = "started"
+	StateDone    State = "done"
+	StateCached  State = "cached"
+	StateFailed  State = "failed"
+)
+
+// Event is one thing that happened. Its JSON form is a public contract: one
+// object a line with --progress=json.
+type Event struct {
+	Time    time.Time `json:"time"`
+	Kind    Kind      `json:"kind"`
+	ID      string    `json:"id,omitempty"`      // of the step: "2.3"
+	Name    string    `json:"name,omitempty"`    // of the step: "[builder 2/4] RUN make"
+	Phase   Phase     `json:"phase,omitempty"`   // what the step does
+	State   State     `json:"state,omitempty"`   // of KindStep and KindResult
+	Stream  int       `json:"stream,omitempty"`  // 1 stdout, 2 stderr; of KindOutput
+	Text    string    `json:"text,omitempty"`    // a line without newline, a note, or the digest or error of KindResult
+	Current int64     `json:"current,omitempty"` // bytes so far
+	Total   int64     `json:"total,omitempty"`   // bytes in all; 0 if unknown
+	MS      int64     `json:"ms,omitempty"`      // how long a finished step took, in milliseconds
+	Error   string    `json:"error,omitempty"`   // of a failed step
+	Pos     string    `json:"pos,omitempty"`     // "Dockerfile:7"
+}
+
+// Sink takes events. It may be called by several goroutines at once and must
+// not block for long. A nil Sink is valid and drops what Send gives it.
+type Sink func(Event)
+
+// Send passes e on.
+func (s Sink) Send(e Event) {
+	if s != nil {
+		s(e)
+	}
+}
+
+// final says whether a step in state s is over.
+func (s State) final() bool { return s == StateDone || s == StateCached || s == StateFailed }
+
+// byteInterval is how often the progress of one transfer is told.
+const byteInterval = time.Second
+
+// throttle thins out byte progress. The first event of a transfer counts as
+// told, so that short transfers are not mentioned at all.
+type throttle struct {
+	last map[string]time.Time // by id and name
+	told map[string]bool
+}
+
+func newThrottle() *throttle {
+	return &throttle{last: map[string]time.Time{}, told: map[string]bool{}}
+}
+
+// pass says whether e is to be told: after a second without, and at the end of
+// a transfer that was mentioned before.
+func (t *throttle) pass(e Event) bool {
+	key := e.ID + "\x00" + string(e.Phase) + "\x00" + e.Name
+	last, seen := t.last[key]
+	if e.Total > 0 && e.Current >= e.Total {
+		told := t.told[key]
+		delete(t.last, key)
+		delete(t.told, key)
+		return told
+	}
+	if !seen {
+		t.last[key] = e.Time
+		return false
+	}
+	if e.Time.Sub(last) < byteInterval {
+		return false
+	}
+	t.last[key] = e.Time
+	t.told[key] = true
+	return true
+}

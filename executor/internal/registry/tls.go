@@ -1,0 +1,154 @@
+package registry
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kilnhook/kiln/executor/internal/transport"
+)
+
+// hostCertificates is what is special about one host.
+type hostCertificates struct {
+	roots  *x509.CertPool
+	client []tls.Certificate
+}
+
+// loadCertificates reads the certificates of all hosts. Each host has a pool
+// of its own: an authority trusted for one is not trusted for another.
+func loadCertificates(opt Options) (map[string]hostCertificates, error) {
+	out := map[string]hostCertificates{}
+	for host, path := range opt.Certificates {
+		pem, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("registry certificate for %s: %w", host, err)
+		}
+		pool, err := x509.SystemCertPool()
+		if err != nil {
+			pool = x509.NewCertPool()
+		}
+		if !pool.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("registry certificate for %s: %s holds no PEM certificate", host, path)
+		}
+		out[host] = hostCertificates{roots: pool}
+	}
+	for host, files := range opt.ClientCerts {
+		cert, err := tls.LoadX509KeyPair(files.Cert, files.Key)
+		if err != nil {
+			return nil, fmt.Errorf("registry client certificate for %s: %w", host, err)
+		}
+		h := out[host]
+		h.client = []tls.Certificate{cert}
+		out[host] = h
+	}
+	return out, nil
+}
+
+// router sends each request through the transport that its host needs.
+type router struct {
+	opt   Options
+	certs map[string]hostCertificates
+	pull  bool
+
+	mu     sync.Mutex
+	byHost map[string]http.RoundTripper // "" is for hosts with nothing special
+}
+
+func newRouter(opt Options, certs map[string]hostCertificates, pull bool) *router {
+	return &router{opt: opt, certs: certs, pull: pull, byHost: map[string]http.RoundTripper{}}
+}
+
+// RoundTrip sends req. An answer that asks to come back later is obeyed.
+func (r *router) RoundTrip(req *http.Request) (*http.Response, error) {
+	rt := r.transport(req.URL.Host)
+	for try := 0; ; try++ {
+		resp, err := rt.RoundTrip(req)
+		if err != nil {
+			return nil, err
+		}
+		wait := retryAfter(resp)
+		if wait == 0 || try == maxRetryAfter || req.Body != nil && req.GetBody == nil {
+			return resp, nil
+		}
+		_ = resp.Body.Close()
+		r.opt.Log.Warn("registry asks to wait", "host", req.URL.Host, "status", resp.StatusCode, "wait", wait)
+		if err := pause(req.Context(), wait); err != nil {
+			return nil, err
+		}
+		if req.GetBody != nil {
+			req = req.Clone(req.Context())
+			if req.Body, err = req.GetBody(); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
+const (
+	maxRetryAfter     = 3               // times that a request waits
+	maxRetryAfterWait = 2 * time.Minute // longer waits are not obeyed
+)
+
+// retryAfter is how long a registry wants us to wait; 0 if it does not say.
+func retryAfter(resp *http.Response) time.Duration {
+	if resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusServiceUnavailable {
+		return 0
+	}
+	seconds, err := strconv.Atoi(strings.TrimSpace(resp.Header.Get("Retry-After")))
+	if err != nil || seconds <= 0 || time.Duration(seconds) > maxRetryAfterWait/time.Second {
+		return 0
+	}
+	return time.Duration(seconds) * time.Second
+}
+
+// transport returns the transport for a host.
+func (r *router) transport(host string) http.RoundTripper {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	cfg, key := r.tlsConfig(host)
+	if r.byHost[key] == nil {
+		r.byHost[key] = transport.New(transport.Options{Proxy: r.opt.Proxy, TLS: cfg, Header: r.headerTimeout()})
+	}
+	return r.byHost[key]
+}
+
+// headerTimeout is shorter when pulling, so that a mirror that hangs is given
+// up in time.
+func (r *router) headerTimeout() time.Duration {
+	if r.pull {
+		return time.Minute
+	}
+	return 0
+}
+
+// tlsConfig returns the TLS configuration for a host and what to remember the
+// transport under.
+func (r *router) tlsConfig(host string) (*tls.Config, string) {
+	cfg := &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		InsecureSkipVerify: r.opt.SkipTLSVerify || r.pull && r.opt.SkipTLSVerifyPull, //nolint:gosec // asked for
+	}
+	key := ""
+	for _, h := range r.opt.SkipTLSVerifyRegistries {
+		if sameHost(h, host) {
+			cfg.InsecureSkipVerify, key = true, host
+		}
+	}
+	for h, special := range r.certs {
+		if sameHost(h, host) {
+			cfg.RootCAs, cfg.Certificates, key = special.roots, special.client, host
+		}
+	}
+	return cfg, key
+}
+
+// sameHost compares a host that a user wrote with that of a request.
+func sameHost(written, host string) bool {
+	return canonicalHost(strings.TrimSuffix(written, ":443")) == canonicalHost(strings.TrimSuffix(host, ":443"))
+}

@@ -1,0 +1,194 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/partial"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/stream"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+)
+
+func resolve(ctx context.Context, k authn.Keychain, target authn.Resource) (authn.Authenticator, error) {
+	auth, err := authn.Resolve(ctx, k, target)
+	if err != nil {
+		return nil, fmt.Errorf("find credentials for %s: %w", target, err)
+	}
+	return auth, nil
+}
+
+// Upload sends a layer to every destination. A layer that a registry has is
+// not sent; one that it has in another repository is mounted from there. l may
+// be a streaming layer, whose Digest returns stream.ErrNotComputed until what
+// Compressed returns has been read to its end: it is read exactly once,
+// however many destinations there are, and a failure in the middle is final
+// unless Compressed can be called again.
+//
+// progress, which may be nil, is told how many bytes were sent to the first
+// destination and how many there are, 0 if that is not known yet.
+func (p *Push) Upload(ctx context.Context, l v1.Layer, progress func(done, total int64)) error {
+	l = innermost(l)
+	if progress == nil {
+		progress = func(int64, int64) {}
+	}
+	for i, repo := range p.repos {
+		send := l
+		if i > 0 {
+			progress = func(int64, int64) {}
+			var err error
+			if send, err = p.copyOf(ctx, l); err != nil {
+				return fmt.Errorf("push layer: %w", err)
+			}
+		}
+		if err := p.upload(ctx, repo, send, progress); err != nil {
+			return fmt.Errorf("push layer %sto %s: %w", digestText(l), repo, p.c.explain(err, repo))
+		}
+	}
+	return nil
+}
+
+// innermost takes wrappings off a layer that hide where it can be mounted
+// from.
+func innermost(l v1.Layer) v1.Layer {
+	for {
+		u, ok := l.(interface{ Unwrap() v1.Layer })
+		if !ok {
+			return l
+		}
+		l = u.Unwrap()
+	}
+}
+
+// digestText is the layer's digest and a space, or nothing if it is not known.
+func digestText(l v1.Layer) string {
+	if d, err := l.Digest(); err == nil {
+		return d.String() + " "
+	}
+	return ""
+}
+
+func (p *Push) upload(ctx context.Context, repo name.Repository, l v1.Layer, progress func(done, total int64)) error {
+	pusher, retries := p.c.destPusher, p.c.opt.PushRetry
+	if _, err := l.Digest(); errors.Is(err, stream.ErrNotComputed) {
+		pusher, retries = p.c.streamPusher, max(retries, streamRetries)
+	}
+	var first error
+	err := p.c.again(ctx, retries, func() error {
+		sent := &counted{Layer: l, progress: progress}
+		err := pusher.Upload(ctx, repo, sent.mountable())
+		if err != nil && first != nil && sent.consumed.Load() {
+			return permanent{fmt.Errorf("%w (the layer was made while it was sent and cannot be sent again)", first)}
+		}
+		if first == nil {
+			first = err
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if size, err := l.Size(); err == nil {
+		progress(size, size)
+	}
+	return nil
+}
+
+// streamRetries is how often the upload of a streaming layer is tried again at
+// least. It helps if the failure came before the layer was read.
+const streamRetries = 2
+
+// counted is a layer that tells how much of it was read.
+type counted struct {
+	v1.Layer
+	progress func(done, total int64)
+	consumed atomic.Bool // Compressed was called once too often
+}
+
+// mountable returns the layer so that it can still be mounted.
+func (c *counted) mountable() v1.Layer {
+	if m, ok := c.Layer.(*remote.MountableLayer); ok {
+		c.Layer = m.Layer
+		return &remote.MountableLayer{Layer: c, Reference: m.Reference}
+	}
+	return c
+}
+
+func (c *counted) Compressed() (io.ReadCloser, error) {
+	var total int64
+	if size, err := c.Size(); err == nil {
+		total = size
+	}
+	rc, err := c.Layer.Compressed()
+	if err != nil {
+		c.consumed.Store(errors.Is(err, stream.ErrConsumed))
+		return nil, err
+	}
+	return &countingReader{ReadCloser: rc, total: total, progress: c.progress}, nil
+}
+
+// Descriptor is that of the layer itself.
+func (c *counted) Descriptor() (*v1.Descriptor, error) { return partial.Descriptor(c.Layer) }
+
+type countingReader struct {
+	io.ReadCloser
+	done, total int64
+	progress    func(done, total int64)
+}
+
+func (r *countingReader) Read(p []byte) (int, error) {
+	n, err := r.ReadCloser.Read(p)
+	if n > 0 {
+		r.done += int64(n)
+		r.progress(r.done, r.total)
+	}
+	return n, err
+}
+
+// Uploaded returns a layer that was uploaded, as the first destination has it:
+// it can be read as often as needed and mounted in other repositories of the
+// registry. It reads while ctx lives.
+func (p *Push) Uploaded(ctx context.Context, l v1.Layer) (v1.Layer, error) {
+	return p.copyOf(ctx, innermost(l))
+}
+
+// copyOf is l as the first destination has it.
+func (p *Push) copyOf(ctx context.Context, l v1.Layer) (v1.Layer, error) {
+	digest, err := l.Digest()
+	if err != nil {
+		return nil, err
+	}
+	ref := p.repos[0].Digest(digest.String())
+	there, err := p.c.destPuller.Layer(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	if m, ok := there.(*remote.MountableLayer); ok {
+		there = m.Layer
+	}
+	readable, err := partial.CompressedToLayer(&uploaded{Layer: l, there: there})
+	if err != nil {
+		return nil, err
+	}
+	return &remote.MountableLayer{Layer: readable, Reference: ref}, nil
+}
+
+// uploaded is a layer that knows everything of itself but whose bytes are read
+// from a registry.
+type uploaded struct {
+	v1.Layer
+	there v1.Layer
+}
+
+func (u *uploaded) Compressed() (io.ReadCloser, error) { return u.there.Compressed() }
+
+// Exists says whether the registry has the layer.
+func (u *uploaded) Exists() (bool, error) { return partial.Exists(u.there) }
+
+func (u *uploaded) MediaType() (types.MediaType, error) { return u.Layer.MediaType() }

@@ -1,0 +1,187 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/go-git/go-git/v5/config"
+	"github.com/go-git/go-git/v5/plumbing"
+	githttp "github.com/go-git/go-git/v5/plumbing/transport/http"
+)
+
+// maxSubmoduleDepth is how deep submodules may lie in submodules.
+const maxSubmoduleDepth = 8
+
+// fetchGit fetches one commit of a Git repository, without its history. All
+// files have the time of the commit, so that the same commit always gives the
+// same files.
+func fetchGit(ctx context.Context, rest string, opt *Options) (*Context, error) {
+	spec, err := parseGit(rest, opt.GitPullMethod)
+	if err != nil {
+		return nil, err
+	}
+	if spec.ref == "" && spec.commit == "" {
+		if spec.ref = opt.GitBranch; checkRef(spec.ref) != nil {
+			return nil, checkRef(spec.ref)
+		}
+	}
+	c, err := newTemp(opt)
+	if err != nil {
+		return nil, err
+	}
+	if c.Revision.Commit, err = checkOut(ctx, spec, c, opt); err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	if err := c.enter(spec.subdir); err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// checkOut writes the files of the commit that spec means to c.Dir and
+// returns the commit's id.
+func checkOut(ctx context.Context, spec gitSpec, c *Context, opt *Options) (_ string, err error) {
+	t, err := newTree(c.Dir, &budget{limits: opt.Limits})
+	if err != nil {
+		return "", err
+	}
+	defer func() {
+		if closeErr := t.close(err != nil); err == nil && closeErr != nil {
+			err = writeFailed(c.Dir, closeErr)
+		}
+	}()
+	g := &gitFetch{
+		tree: t, opt: opt, dir: c.Dir, temp: c.temp,
+		client: newClient(opt, opt.GitInsecureSkipTLS), host: spec.url.Host, auth: gitAuth(spec.user, opt),
+	}
+	commit, err := g.repository(ctx, spec, ".", 0)
+	if err != nil {
+		return "", err
+	}
+	if g.lfs > 0 {
+		opt.Log.Warn("files are kept in Git LFS and only their pointers are in the context", "files", g.lfs, "first", g.firstLFS)
+	}
+	return commit, nil
+}
+
+// gitAuth is how to log in to the repository's host; nil if not at all.
+func gitAuth(user *url.Userinfo, opt *Options) *githttp.BasicAuth {
+	switch {
+	case user != nil:
+		password, _ := user.Password()
+		return &githttp.BasicAuth{Username: user.Username(), Password: password}
+	case opt.GitToken != "":
+		return &githttp.BasicAuth{Username: opt.GitToken}
+	case opt.GitUsername != "" || opt.GitPassword != "":
+		return &githttp.BasicAuth{Username: opt.GitUsername, Password: opt.GitPassword}
+	}
+	return nil
+}
+
+// gitFetch fetches a repository and its submodules into one tree.
+type gitFetch struct {
+	tree   *tree
+	opt    *Options
+	dir    string // of the tree
+	temp   string // for packs
+	client *http.Client
+	host   string             // the only one that gets auth
+	auth   *githttp.BasicAuth // nil if there is none
+
+	received int64  // bytes of packs
+	lfs      int64  // pointers found
+	firstLFS string // name of the first
+}
+
+// repository writes a commit of a repository to the directory at of the tree
+// and returns the commit's id.
+func (g *gitFetch) repository(ctx context.Context, spec gitSpec, at string, depth int) (string, error) {
+	dir, err := os.MkdirTemp(g.temp, "git-*")
+	if err != nil {
+		return "", fmt.Errorf("make a directory for the repository: %w", err)
+	}
+	defer func() { _ = removeAll(dir) }()
+	r, err := openRemote(ctx, g, spec, dir)
+	if err != nil {
+		return "", err
+	}
+	defer r.close()
+	commit, err := r.fetch(ctx, spec)
+	if err != nil {
+		return "", err
+	}
+	modules, err := g.writeCommit(ctx, r, commit, at)
+	if err != nil {
+		return "", err
+	}
+	r.close()
+	if err := removeAll(dir); err != nil {
+		return "", err
+	}
+	for _, m := range modules {
+		if err := g.submodule(ctx, spec.url, m, depth+1); err != nil {
+			return "", err
+		}
+	}
+	return commit.Hash.String(), nil
+}
+
+// submodule is a commit of another repository at a place in the tree.
+type submodule struct {
+	name   string // in its repository
+	at     string // in the tree
+	url    string // as .gitmodules has it
+	commit plumbing.Hash
+}
+
+func (g *gitFetch) submodule(ctx context.Context, parent *url.URL, m submodule, depth int) error {
+	if depth > maxSubmoduleDepth {
+		return fmt.Errorf("submodule %q: more than %d levels of submodules", m.at, maxSubmoduleDepth)
+	}
+	u, err := submoduleURL(parent, m.url)
+	if err != nil {
+		return fmt.Errorf("submodule %q: %w", m.at, err)
+	}
+	if _, err := g.repository(ctx, gitSpec{url: u, commit: m.commit.String()}, m.at, depth); err != nil {
+		return fmt.Errorf("submodule %q from %s: %w", m.at, u, err)
+	}
+	return nil
+}
+
+// submoduleURL is the URL of a submodule; it may be relative to its parent's.
+func submoduleURL(parent *url.URL, raw string) (*url.URL, error) {
+	if strings.HasPrefix(raw, "./") || strings.HasPrefix(raw, "../") {
+		u := *parent
+		u.Path = path.Join("/", parent.Path, raw)
+		u.RawPath, u.RawQuery = "", ""
+		return &u, nil
+	}
+	u, err := url.Parse(raw)
+	if err != nil || u.Scheme != "https" && u.Scheme != parent.Scheme || u.Host == "" {
+		return nil, errors.New("only https:// and relative URLs are supported for submodules")
+	}
+	u.User = nil // credentials in a repository are not ours to use
+	return u, nil
+}
+
+// parseModules maps the paths of submodules to their URLs.
+func parseModules(content []byte) (map[string]string, error) {
+	m := config.NewModules()
+	if err := m.Unmarshal(content); err != nil {
+		return nil, fmt.Errorf("parse .gitmodules: %w", err)
+	}
+	urls := make(map[string]string, len(m.Submodules))
+	for _, s := range m.Submodules {
+		urls[filepath.ToSlash(filepath.Clean(s.Path))] = s.URL
+	}
+	return urls, nil
+}

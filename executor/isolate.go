@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/kilnhook/kiln/executor/internal/build"
+	"github.com/kilnhook/kiln/executor/internal/sandbox"
+	"github.com/kilnhook/kiln/executor/internal/workspace"
+)
+
+// isolation is how this process builds.
+type isolation struct {
+	mode sandbox.Mode
+	ns   sandbox.Namespace
+	why  string // overlay could not be had
+}
+
+// errEntered says that another process did the work and what its exit status is.
+type errEntered struct{ status int }
+
+func (e errEntered) Error() string { return fmt.Sprintf("ended with status %d", e.status) }
+
+// isolate decides how to build. For Overlay mode it starts the program again
+// inside a namespace; in the process outside, it returns errEntered in the end.
+func isolate(ctx context.Context, c *config, p process, workDir string) (isolation, error) {
+	mode, err := sandbox.ParseMode(c.isolation)
+	if err != nil {
+		return isolation{}, err
+	}
+	if ns, inside := sandbox.Inside(p.lookup); inside {
+		return isolation{mode: sandbox.Overlay, ns: ns}, sandbox.Undumpable()
+	}
+	why := ""
+	if mode != sandbox.InPlace {
+		ns, err := sandbox.Probe(ctx, workDir)
+		if err == nil {
+			args := append(append([]string{}, p.args...), "--work-dir="+workDir)
+			status, err := sandbox.Enter(ns, args, p.env)
+			if err != nil {
+				return isolation{}, err
+			}
+			return isolation{}, errEntered{status}
+		}
+		if mode == sandbox.Overlay || !errors.Is(err, sandbox.ErrNoOverlay) {
+			return isolation{}, err
+		}
+		why = err.Error()
+	}
+	if !c.force && !inContainer(p.lookup) {
+		return isolation{}, inPlaceRefused(why)
+	}
+	return isolation{mode: sandbox.InPlace, why: why}, errors.Join(sandbox.Undumpable(), sandbox.BecomeSubreaper())
+}
+
+func inPlaceRefused(why string) error {
+	err := errors.New("building in place should only be done inside of a container: it replaces the files of its root; " +
+		"run with the --force flag if you are sure you want to continue")
+	if why != "" {
+		err = fmt.Errorf("%w (%s)", err, why)
+	}
+	return err
+}
+
+// inContainer tells whether this looks like a container, by the marks that
+// container runtimes leave.
+func inContainer(lookup func(string) (string, bool)) bool {
+	for _, name := range []string{"/.dockerenv", "/run/.containerenv", "/var/run/secrets/kubernetes.io/serviceaccount", "/__runsc_containers__"} {
+		if _, err := os.Stat(name); err == nil {
+			return true
+		}
+	}
+	if v, ok := lookup("container"); ok && v != "" {
+		return true
+	}
+	if v, ok := lookup("KUBERNETES_SERVICE_HOST"); ok && v != "" {
+		return true
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return false
+	}
+	for line := range strings.SplitSeq(string(mounts), "\n") {
+		f := strings.Fields(line)
+		if i := strings.Index(line, " - "); len(f) > 4 && f[4] == "/" && i > 0 {
+			return strings.HasPrefix(line[i+3:], "overlay ")
+		}
+	}
+	return false
+}
+
+// kanikoDir is where kaniko's image has its files.
+const kanikoDir = "/kaniko"
+
+// newWorkDir makes the directory that holds everything a build keeps on disk:
+// below --work-dir, or /kaniko where there is one, or the first place that is
+// likely to be a disk.
+func newWorkDir(c *config, lookup func(string) (string, bool)) (string, error) {
+	if c.workDir != "" {
+		if err := os.MkdirAll(c.workDir, 0o755); err != nil {
+			return "", fmt.Errorf("make work directory: %w", err)
+		}
+		abs, err := filepath.Abs(c.workDir)
+		if err != nil {
+			return "", fmt.Errorf("make work directory: %w", err)
+		}
+		return os.MkdirTemp(abs, "build-*")
+	}
+	places := []string{kanikoDir, "/var/tmp", os.TempDir()}
+	if dir, ok := lookup("TMPDIR"); ok && dir != "" {
+		places = append([]string{kanikoDir, dir}, places[1:]...)
+	}
+	var errs []error
+	for i, place := range places {
+		if i == 0 {
+			if _, err := os.Stat(place); err != nil {
+				continue
+			}
+		}
+		dir, err := os.MkdirTemp(place, "kiln-build-*")
+		if err == nil {
+			return dir, nil
+		}
+		errs = append(errs, err)
+	}
+	return "", fmt.Errorf("make work directory (choose one with --work-dir): %w", errors.Join(errs...))
+}
+
+// workspaceFor is a workspace and how it is given up.
+type workspaceFor struct {
+	build.Workspace
+	close func() error
+}
+
+// newWorkspace makes the workspace of an isolation mode.
+func newWorkspace(c *config, iso isolation, dir, contextDir string, r workspace.Report) (ws workspaceFor, err error) {
+	if iso.mode == sandbox.Overlay {
+		o, err := workspace.NewOverlay(dir, iso.ns, r)
+		if err != nil {
+			return ws, err
+		}
+		return workspaceFor{o, o.Close}, nil
+	}
+	leave := append([]string{kanikoDir, contextDir}, c.ignorePaths...)
+	if exe, err := os.Executable(); err == nil {
+		leave = append(leave, exe)
+	}
+	w, err := workspace.NewInPlace("/", dir, leave, r)
+	return workspaceFor{w, func() error { return nil }}, err
+}

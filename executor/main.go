@@ -1,0 +1,74 @@
+// Executor builds a container image from a Dockerfile and a build context, in
+// userspace and without a daemon, and pushes it to a registry.
+//
+// Its flags, paths and environment are those of kaniko's executor. Run it with
+// --help for the flags.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/kilnhook/kiln/executor/internal/sandbox"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+func main() {
+	if status, acted := sandbox.Child(os.Args); acted {
+		os.Exit(status)
+	}
+	os.Exit(run())
+}
+
+// process is what the program is given by whoever started it.
+type process struct {
+	args   []string
+	env    []string
+	lookup func(string) (string, bool)
+	stdin  *os.File
+	stdout *os.File
+	stderr *os.File
+	now    func() time.Time
+}
+
+func run() int {
+	p := process{
+		args: os.Args, env: os.Environ(), lookup: os.LookupEnv,
+		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, now: time.Now,
+	}
+	if len(p.args) > 1 && p.args[1] == "version" {
+		fmt.Fprintln(p.stdout, "kiln executor", version)
+		return 0
+	}
+	var c config
+	flags := newFlags(&c, p.stderr)
+	err := flags.Parse(p.args[1:])
+	if errors.Is(err, pflag.ErrHelp) {
+		return 0
+	}
+	if err == nil && flags.NArg() > 0 {
+		err = fmt.Errorf("unexpected argument %q: see --help", flags.Arg(0))
+	}
+	if err == nil {
+		err = c.environment(p.lookup, flags)
+	}
+	if err == nil {
+		err = c.check()
+	}
+	if err != nil {
+		fmt.Fprintln(p.stderr, "error:", err)
+		return 1
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	return execute(ctx, &c, p)
+}

@@ -1,0 +1,343 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/stream"
+
+	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/executor/internal/build"
+	"github.com/kilnhook/kiln/executor/internal/dockerfile"
+	"github.com/kilnhook/kiln/executor/internal/image"
+	"github.com/kilnhook/kiln/executor/internal/plan"
+	"github.com/kilnhook/kiln/executor/internal/progress"
+	"github.com/kilnhook/kiln/executor/internal/registry"
+	"github.com/kilnhook/kiln/executor/internal/rootfs"
+	"github.com/kilnhook/kiln/executor/internal/sandbox"
+	"github.com/kilnhook/kiln/executor/internal/source"
+	"github.com/kilnhook/kiln/executor/internal/workspace"
+)
+
+// build does everything between the flags and the digest.
+func (s *session) build(ctx context.Context) error {
+	s.tellIsolation()
+	client, err := s.newClient()
+	if err != nil {
+		return fault(events.ClassConfig, err)
+	}
+	push, err := s.preparePush(ctx, client)
+	if err != nil {
+		return fault(events.ClassPush, err)
+	}
+	src, err := s.fetch(ctx)
+	if err != nil {
+		return fault(events.ClassSource, err)
+	}
+	defer src.Close()
+	s.source = src.Revision
+	images := &images{client: client, found: map[v1.Hash]v1.Image{}}
+	p, ignore, err := s.plan(ctx, src, images)
+	if err != nil {
+		return err
+	}
+	if s.c.dryRun {
+		fmt.Fprint(s.p.stdout, p.String())
+		return nil
+	}
+	res, err := s.carryOut(ctx, src, p, ignore, images, client, push)
+	if err != nil {
+		return err
+	}
+	return s.deliver(ctx, res, push)
+}
+
+func (s *session) tellIsolation() {
+	switch {
+	case s.iso.mode == sandbox.Overlay && s.iso.ns.User:
+		s.note("isolation: overlay, in a user namespace")
+	case s.iso.mode == sandbox.Overlay:
+		s.note("isolation: overlay")
+	case s.iso.why != "":
+		s.note("isolation: inplace, because %s", s.iso.why)
+	default:
+		s.note("isolation: inplace")
+	}
+}
+
+// fetch makes the build context available.
+func (s *session) fetch(ctx context.Context) (*source.Context, error) {
+	dir := filepath.Join(s.workDir, "context")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("prepare work directory: %w", err)
+	}
+	opt, err := s.sourceOptions(dir)
+	if err != nil {
+		return nil, err
+	}
+	var src *source.Context
+	err = s.phase("fetch", "load context "+source.Redact(s.c.context), progress.PhaseLoad, func(told func(done, total int64)) error {
+		opt.Progress = told
+		src, err = source.Fetch(ctx, s.c.context, opt)
+		return err
+	})
+	return src, err
+}
+
+// plan reads the Dockerfile and plans the build.
+func (s *session) plan(ctx context.Context, src *source.Context, images *images) (*plan.Plan, *dockerfile.Ignore, error) {
+	name, content, err := s.readDockerfile(src.Dir)
+	if err != nil {
+		return nil, nil, fault(events.ClassBuild, err)
+	}
+	file, err := dockerfile.Parse(name, content)
+	if err != nil {
+		return nil, nil, fault(events.ClassBuild, err)
+	}
+	ignore, err := s.readIgnore(src.Dir, name)
+	if err != nil {
+		return nil, nil, fault(events.ClassBuild, err)
+	}
+	args, err := s.c.arguments(s.p.lookup)
+	if err != nil {
+		return nil, nil, fault(events.ClassConfig, err)
+	}
+	opt := plan.Options{Target: s.c.target, Args: args, Labels: s.c.labelMap(), Ignore: ignore}
+	if s.c.platform != "" {
+		if opt.Platform, err = plan.ParsePlatform(s.c.platform); err != nil {
+			return nil, nil, fault(events.ClassConfig, err)
+		}
+	}
+	opt.Base = func(ref string, p v1.Platform) (plan.Base, error) { return images.base(ctx, ref, p) }
+	var out *plan.Plan
+	err = s.phase("plan", "load Dockerfile and base images", progress.PhaseLoad, func(func(int64, int64)) error {
+		out, err = plan.New(file, opt)
+		return err
+	})
+	if err != nil {
+		return nil, nil, fault(events.ClassBuild, err)
+	}
+	for _, w := range out.Warnings {
+		s.note("warning: %s", w)
+	}
+	s.res.Platform = out.Platform.String()
+	s.res.Bases = basesOf(out)
+	return out, ignore, nil
+}
+
+func basesOf(p *plan.Plan) []events.BaseInfo {
+	var out []events.BaseInfo
+	for _, st := range p.Stages {
+		b := events.BaseInfo{Ref: st.Base.Ref, Digest: st.Base.Digest.String()}
+		if st.Base.Digest != (v1.Hash{}) && !slices.Contains(out, b) {
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
+// readDockerfile looks for the Dockerfile in the working directory first, as
+// kaniko does, and then in the context.
+func (s *session) readDockerfile(contextDir string) (name string, content []byte, err error) {
+	name = filepath.Base(s.c.dockerfile)
+	if content, err = readLimited(s.c.dockerfile); err == nil || filepath.IsAbs(s.c.dockerfile) {
+		return name, content, err
+	}
+	dir, err := os.OpenRoot(contextDir)
+	if err != nil {
+		return name, nil, fmt.Errorf("open context: %w", err)
+	}
+	defer dir.Close()
+	f, err := dir.Open(filepath.Clean(s.c.dockerfile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return name, nil, fmt.Errorf("there is no %s, neither in the working directory nor in the context: set --dockerfile", s.c.dockerfile)
+	}
+	if err != nil {
+		return name, nil, fmt.Errorf("open Dockerfile: %w", err)
+	}
+	defer f.Close()
+	content, err = readAll(f)
+	return name, content, err
+}
+
+// readIgnore reads <Dockerfile>.dockerignore, or else .dockerignore.
+func (s *session) readIgnore(contextDir, dockerfileName string) (*dockerfile.Ignore, error) {
+	dir, err := os.OpenRoot(contextDir)
+	if err != nil {
+		return nil, fmt.Errorf("open context: %w", err)
+	}
+	defer dir.Close()
+	inContext := filepath.Clean(s.c.dockerfile)
+	if filepath.IsAbs(inContext) {
+		inContext = dockerfileName
+	}
+	for _, name := range dockerfile.IgnoreNames(inContext) {
+		f, err := dir.Open(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("open %s: %w", name, err)
+		}
+		content, err := readAll(f)
+		_ = f.Close()
+		if err != nil {
+			return nil, err
+		}
+		return dockerfile.ParseIgnore(name, content)
+	}
+	return nil, nil
+}
+
+// carryOut builds the plan, pushing layers as they come.
+func (s *session) carryOut(ctx context.Context, src *source.Context, p *plan.Plan, ignore *dockerfile.Ignore, imgs *images, client *registry.Client, push *registry.Push) (build.Result, error) {
+	for _, dir := range []string{"root", "layers"} {
+		if err := os.Mkdir(filepath.Join(s.workDir, dir), 0o755); err != nil {
+			return build.Result{}, fmt.Errorf("prepare work directory: %w", err)
+		}
+	}
+	files, err := rootfs.OpenDir(src.Dir)
+	if err != nil {
+		return build.Result{}, fmt.Errorf("open context: %w", err)
+	}
+	defer files.Close()
+	ws, err := newWorkspace(s.c, s.iso, filepath.Join(s.workDir, "root"), src.Dir, workspace.Report{
+		Bytes: func(name string, done, total int64) {
+			s.sink.Send(progress.Event{Time: s.p.now(), Kind: progress.KindBytes, Name: name, Phase: progress.PhaseExtract, Current: done, Total: total})
+		},
+		Note: func(text string) { s.note("%s", text) },
+	})
+	if err != nil {
+		return build.Result{}, err
+	}
+	opt := build.Options{
+		Workspace: ws, Context: files, Ignore: ignore, Image: imgs.byDigest,
+		Spool: filepath.Join(s.workDir, "layers"), Fetch: s.fetchURL,
+		CacheCopies: s.c.cacheCopies, NoCacheRuns: !s.c.cacheRuns, SingleLayer: s.c.singleSnapshot,
+		Progress: s.sink, Now: s.p.now,
+	}
+	if p.Epoch != nil {
+		opt.Epoch = *p.Epoch
+	}
+	if push != nil {
+		opt.Upload = s.uploader(push)
+	}
+	if s.c.cache {
+		if opt.Cache, err = s.newCache(client); err != nil {
+			return build.Result{}, fault(events.ClassConfig, err)
+		}
+	}
+	begun := s.p.now()
+	res, err := build.Build(ctx, p, opt)
+	s.res.DurationMS["build"] = s.p.now().Sub(begun).Milliseconds()
+	s.res.Cache = events.CacheInfo{Hits: res.Hits, Misses: res.Misses}
+	return res, errors.Join(err, ws.close())
+}
+
+// uploader sends layers in the background. A layer that is still being written
+// can be read once only by the upload; should that break, the layer is sent
+// again in the end, when it is a file like any other.
+func (s *session) uploader(push *registry.Push) func(context.Context, v1.Layer) error {
+	return func(ctx context.Context, l v1.Layer) error {
+		_, derr := l.Digest()
+		err := push.Upload(ctx, l, func(done, total int64) {
+			s.sink.Send(progress.Event{Time: s.p.now(), Kind: progress.KindBytes, Name: "push layer", Phase: progress.PhasePush, Current: done, Total: total})
+		})
+		if err != nil && errors.Is(derr, stream.ErrNotComputed) && ctx.Err() == nil {
+			if _, now := l.Digest(); now == nil || errors.Is(now, stream.ErrNotComputed) {
+				s.note("a layer will be sent again: %v", err)
+				return nil
+			}
+		}
+		return fault(events.ClassPush, err)
+	}
+}
+
+// deliver puts the image where it was asked for: the registry, an archive, a
+// layout.
+func (s *session) deliver(ctx context.Context, res build.Result, push *registry.Push) error {
+	if err := s.describe(res); err != nil {
+		return err
+	}
+	if push != nil {
+		err := s.phase("push", "push "+s.c.destinations[0], progress.PhasePush, func(func(int64, int64)) error {
+			_, err := push.Finish(ctx, res.Image, s.c.pushByDigest)
+			return err
+		})
+		if err != nil {
+			return fault(events.ClassPush, err)
+		}
+	}
+	if s.c.layoutPath != "" {
+		err := s.phase("layout", "write OCI layout "+s.c.layoutPath, progress.PhaseExport, func(func(int64, int64)) error {
+			return image.WriteLayout(ctx, s.c.layoutPath, res.Image, s.imageName())
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if s.c.tarPath != "" {
+		err := s.phase("tar", "write archive "+s.c.tarPath, progress.PhaseExport, func(func(int64, int64)) error {
+			return image.WriteTar(ctx, s.c.tarPath, res.Image, s.archiveTags())
+		})
+		if err != nil {
+			return err
+		}
+	}
+	digest, err := res.Image.Digest()
+	if err != nil {
+		return err
+	}
+	// From here on the image is where it should be.
+	s.res.Digest = digest.String()
+	for _, d := range s.c.destinations {
+		repo, _ := splitDestination(d)
+		fmt.Fprintf(s.p.stdout, "%s@%s\n", repo, digest)
+	}
+	return nil
+}
+
+// images are the images that the plan names, by digest.
+type images struct {
+	client *registry.Client
+
+	mu    sync.Mutex
+	found map[v1.Hash]v1.Image
+}
+
+func (i *images) base(ctx context.Context, ref string, p v1.Platform) (plan.Base, error) {
+	img, _, err := i.client.Image(ctx, ref, p)
+	if err != nil {
+		return plan.Base{}, err
+	}
+	b := plan.Base{Ref: ref}
+	if b.Digest, err = img.Digest(); err != nil {
+		return b, fmt.Errorf("read %s: %w", ref, err)
+	}
+	if b.Config, err = img.ConfigFile(); err != nil {
+		return b, fmt.Errorf("read config of %s: %w", ref, err)
+	}
+	if b.StartInterval, err = image.StartInterval(img); err != nil {
+		return b, fmt.Errorf("read config of %s: %w", ref, err)
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.found[b.Digest] = img
+	return b, nil
+}
+
+func (i *images) byDigest(_ context.Context, digest v1.Hash) (v1.Image, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if img, ok := i.found[digest]; ok {
+		return img, nil
+	}
+	return nil, fmt.Errorf("image %s was not looked up", digest)
+}

@@ -1,0 +1,173 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+
+	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/executor/internal/progress"
+	"github.com/kilnhook/kiln/executor/internal/source"
+)
+
+// environment reads what kaniko reads from the environment, for flags that
+// were not given.
+func (c *config) environment(lookup func(string) (string, bool), flags *pflag.FlagSet) error {
+	if v, ok := lookup("KANIKO_REGISTRY_MAP"); ok && v != "" && !flags.Changed("registry-map") {
+		c.registryMaps = []string{v}
+	}
+	if v, ok := lookup("KANIKO_REGISTRY_MIRROR"); ok && v != "" && !flags.Changed("registry-mirror") {
+		c.mirrors = []string{v}
+	}
+	if v, ok := lookup("KANIKO_NO_PUSH"); ok && v != "" && !flags.Changed("no-push") {
+		if err := flags.Set("no-push", v); err != nil {
+			return fmt.Errorf("KANIKO_NO_PUSH: %w", err)
+		}
+	}
+	if v, ok := lookup("K_SINK"); ok && c.eventSink == "" {
+		c.eventSink = v
+	}
+	return nil
+}
+
+// session is one build by this process.
+type session struct {
+	c       *config
+	p       process
+	sink    progress.Sink
+	log     *slog.Logger
+	begun   time.Time
+	workDir string
+	iso     isolation
+	res     events.Result
+	source  source.Revision
+}
+
+// execute builds and returns the exit status.
+func execute(ctx context.Context, c *config, p process) int {
+	s := &session{c: c, p: p, begun: p.now(), res: events.Result{DurationMS: map[string]int64{}}}
+	workDir, err := newWorkDir(c, p.lookup)
+	if err == nil {
+		defer os.RemoveAll(workDir)
+		s.workDir = workDir
+		s.iso, err = isolate(ctx, c, p, workDir)
+	}
+	var entered errEntered
+	if errors.As(err, &entered) {
+		return entered.status
+	}
+	render, rerr := progress.New(p.stderr, progress.Options{Mode: c.progressMode(), Width: width(p.stderr), Now: p.now})
+	if rerr != nil {
+		fmt.Fprintln(p.stderr, "error:", rerr)
+		return 1
+	}
+	level, _ := c.level() // checked before
+	s.sink = filter(render.Event, level)
+	s.log = slog.New(&noteHandler{sink: render.Event, now: p.now, debug: level > 2})
+	if err == nil {
+		err = s.build(ctx)
+	}
+	status := s.report(ctx, err)
+	if cerr := render.Close(); cerr != nil && status == 0 {
+		fmt.Fprintln(p.stderr, "error: write progress:", cerr)
+	}
+	return status
+}
+
+// width asks for the columns of the terminal that f is, 0 if it is none.
+func width(f *os.File) func() int {
+	return func() int {
+		w, _, err := term.GetSize(int(f.Fd()))
+		if err != nil {
+			return 0
+		}
+		return w
+	}
+}
+
+// filter drops what the verbosity does not ask for. Failures and the result
+// are always told.
+func filter(next progress.Sink, level int) progress.Sink {
+	if level >= 2 {
+		return next
+	}
+	return func(e progress.Event) {
+		switch {
+		case e.Kind == progress.KindResult, e.State == progress.StateFailed:
+		case level >= 1 && e.Kind == progress.KindNote:
+		default:
+			return
+		}
+		next.Send(e)
+	}
+}
+
+// note tells people something.
+func (s *session) note(format string, args ...any) {
+	s.sink.Send(progress.Event{Time: s.p.now(), Kind: progress.KindNote, Text: fmt.Sprintf(format, args...)})
+}
+
+// phase runs f as a step of its own, outside of the Dockerfile.
+func (s *session) phase(name, text string, p progress.Phase, f func(told func(done, total int64)) error) error {
+	begun := s.p.now()
+	e := progress.Event{Time: begun, Kind: progress.KindStep, ID: name, Name: text, Phase: p, State: progress.StateStarted}
+	s.sink.Send(e)
+	err := f(func(done, total int64) {
+		s.sink.Send(progress.Event{Time: s.p.now(), Kind: progress.KindBytes, ID: name, Name: text, Phase: p, Current: done, Total: total})
+	})
+	e.Time, e.State = s.p.now(), progress.StateDone
+	e.MS = e.Time.Sub(begun).Milliseconds()
+	s.res.DurationMS[name] += e.MS
+	if err != nil {
+		e.State, e.Error = progress.StateFailed, err.Error()
+	}
+	s.sink.Send(e)
+	return err
+}
+
+// noteHandler is a slog.Handler whose records become notes among the progress.
+type noteHandler struct {
+	sink  progress.Sink
+	now   func() time.Time
+	debug bool
+	with  string
+}
+
+func (h *noteHandler) Enabled(_ context.Context, l slog.Level) bool {
+	return l >= slog.LevelInfo || h.debug
+}
+
+func (h *noteHandler) Handle(_ context.Context, r slog.Record) error {
+	var b strings.Builder
+	b.WriteString(r.Message)
+	b.WriteString(h.with)
+	r.Attrs(func(a slog.Attr) bool {
+		writeAttr(&b, a)
+		return true
+	})
+	h.sink.Send(progress.Event{Time: h.now(), Kind: progress.KindNote, Text: b.String()})
+	return nil
+}
+
+func writeAttr(w io.Writer, a slog.Attr) { fmt.Fprintf(w, " %s=%v", a.Key, a.Value) }
+
+func (h *noteHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	var b strings.Builder
+	b.WriteString(h.with)
+	for _, a := range attrs {
+		writeAttr(&b, a)
+	}
+	out := *h
+	out.with = b.String()
+	return &out
+}
+
+func (h *noteHandler) WithGroup(string) slog.Handler { return h }

@@ -1,0 +1,250 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/executor/internal/build"
+	"github.com/kilnhook/kiln/executor/internal/cache"
+	"github.com/kilnhook/kiln/executor/internal/dockerfile"
+	"github.com/kilnhook/kiln/executor/internal/registry"
+	"github.com/kilnhook/kiln/executor/internal/source"
+	"github.com/kilnhook/kiln/executor/internal/step"
+	"github.com/kilnhook/kiln/executor/internal/transport"
+)
+
+func userAgent() string { return "kiln-executor/" + version }
+
+// env returns a variable or "".
+func (s *session) env(name string) string {
+	v, _ := s.p.lookup(name)
+	return v
+}
+
+// newClient makes the registry client that the flags describe.
+func (s *session) newClient() (*registry.Client, error) {
+	c := s.c
+	keychain, err := registry.NewKeychain(registry.KeychainOptions{
+		Content: s.env("DOCKER_AUTH_CONFIG"), Files: s.credentialFiles(), HelperEnv: s.p.env, Log: s.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	maps, err := parseMaps(c.registryMaps)
+	if err != nil {
+		return nil, err
+	}
+	certs := map[string]registry.ClientCert{}
+	for host, v := range c.clientCertificates {
+		cert, key, _ := strings.Cut(v, ",")
+		certs[host] = registry.ClientCert{Cert: cert, Key: key}
+	}
+	return registry.New(registry.Options{
+		Insecure: c.insecure, InsecurePull: c.insecurePull, InsecureRegistries: c.insecureHosts,
+		SkipTLSVerify: c.skipTLS, SkipTLSVerifyPull: c.skipTLSPull, SkipTLSVerifyRegistries: c.skipTLSHosts,
+		Certificates: c.certificates, ClientCerts: certs, Maps: maps, Mirrors: c.mirrors,
+		SkipDefaultFallback: c.skipFallback, PushRetry: c.pushRetry, DownloadRetry: c.downloadRetry,
+		IgnoreImmutableTagErrors: c.ignoreImmutable, Keychain: keychain, UserAgent: userAgent(),
+		Proxy: http.ProxyFromEnvironment, Log: s.log,
+	})
+}
+
+// credentialFiles are the places of registry credentials, kaniko's first.
+func (s *session) credentialFiles() []string {
+	var files []string
+	if dir := s.env("DOCKER_CONFIG"); dir != "" {
+		files = append(files, dir)
+	}
+	files = append(files, filepath.Join(kanikoDir, ".docker"))
+	if home := s.env("HOME"); home != "" {
+		files = append(files, filepath.Join(home, ".docker"))
+	}
+	if f := s.env("REGISTRY_AUTH_FILE"); f != "" {
+		files = append(files, f)
+	}
+	return files
+}
+
+// parseMaps reads "a=b;c=d" values of --registry-map.
+func parseMaps(values []string) (map[string][]string, error) {
+	out := map[string][]string{}
+	for _, v := range values {
+		for pair := range strings.SplitSeq(v, ";") {
+			if pair = strings.TrimSpace(pair); pair == "" {
+				continue
+			}
+			from, to, ok := strings.Cut(pair, "=")
+			if !ok || from == "" || to == "" {
+				return nil, fmt.Errorf("--registry-map %q: want host=other", pair)
+			}
+			out[from] = append(out[from], to)
+		}
+	}
+	return out, nil
+}
+
+// preparePush returns nil if nothing is to be pushed.
+func (s *session) preparePush(ctx context.Context, client *registry.Client) (*registry.Push, error) {
+	if s.c.noPush || s.c.dryRun {
+		return nil, nil
+	}
+	if !s.c.skipPushCheck {
+		for _, d := range s.c.destinations {
+			if err := client.CheckPush(ctx, d); err != nil {
+				return nil, fmt.Errorf("checking push permissions: %w", err)
+			}
+		}
+	}
+	return client.Push(s.c.destinations...)
+}
+
+// sourceOptions says how the context is fetched.
+func (s *session) sourceOptions(dir string) (source.Options, error) {
+	opt := source.Options{
+		TempDir: dir, SubPath: s.c.subPath, Stdin: s.p.stdin, UserAgent: userAgent(),
+		GitPullMethod: s.env("GIT_PULL_METHOD"), GitToken: s.env("GIT_TOKEN"),
+		GitUsername: s.env("GIT_USERNAME"), GitPassword: s.env("GIT_PASSWORD"),
+		Proxy: http.ProxyFromEnvironment, Log: s.log,
+	}
+	for _, kv := range s.c.git {
+		k, v, ok := strings.Cut(kv, "=")
+		if !ok {
+			return opt, fmt.Errorf("invalid git flag %q, must be in the key=value format", kv)
+		}
+		var err error
+		switch k {
+		case "branch":
+			opt.GitBranch = v
+		case "recurse-submodules":
+			opt.GitSubmodules, err = strconv.ParseBool(v)
+		case "insecure-skip-tls":
+			opt.GitInsecureSkipTLS, err = strconv.ParseBool(v)
+		default:
+			err = errors.New("unknown key: want branch, recurse-submodules or insecure-skip-tls")
+		}
+		if err != nil {
+			return opt, fmt.Errorf("--git %s: %w", kv, err)
+		}
+	}
+	return opt, nil
+}
+
+// fetchURL gets what an ADD names.
+func (s *session) fetchURL(ctx context.Context, url string) (io.ReadCloser, step.URLInfo, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, step.URLInfo{}, fmt.Errorf("fetch %s: %w", source.Redact(url), err)
+	}
+	client := &http.Client{Transport: transport.New(transport.Options{Proxy: http.ProxyFromEnvironment, UserAgent: userAgent()})}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, step.URLInfo{}, fmt.Errorf("fetch %s: %w", source.Redact(url), err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		_ = resp.Body.Close()
+		return nil, step.URLInfo{}, fmt.Errorf("fetch %s: the server answered %s", source.Redact(url), resp.Status)
+	}
+	var info step.URLInfo
+	if t, err := http.ParseTime(resp.Header.Get("Last-Modified")); err == nil {
+		info.ModTime = t
+	}
+	return resp.Body, info, nil
+}
+
+// describe fills the result with what there is to say about the image.
+func (s *session) describe(res build.Result) error {
+	m, err := res.Image.Manifest()
+	if err != nil {
+		return err
+	}
+	by := map[v1.Hash]string{}
+	for _, l := range res.Layers {
+		digest, err := l.Layer.Digest()
+		if err != nil {
+			return err
+		}
+		by[digest] = l.CreatedBy
+	}
+	s.res.MediaType = string(m.MediaType)
+	s.res.Size = m.Config.Size
+	for _, l := range m.Layers {
+		s.res.Size += l.Size
+		s.res.Layers = append(s.res.Layers, events.LayerInfo{Digest: l.Digest.String(), Size: l.Size, CreatedBy: by[l.Digest]})
+	}
+	if len(s.c.destinations) > 0 && !s.c.noPush {
+		repo, _ := splitDestination(s.c.destinations[0])
+		s.res.Repository = repo
+		for _, d := range s.c.destinations {
+			if r, tag := splitDestination(d); r == repo && !s.c.pushByDigest {
+				s.res.Tags = append(s.res.Tags, tag)
+			}
+		}
+	}
+	return nil
+}
+
+// imageName is the name that a layout's image gets.
+func (s *session) imageName() string {
+	if len(s.c.destinations) == 0 {
+		return ""
+	}
+	return s.c.destinations[0]
+}
+
+// archiveTags are the names in an archive for docker load; kaniko's if there
+// is no destination.
+func (s *session) archiveTags() []string {
+	if len(s.c.destinations) == 0 {
+		return []string{"docker.io/unset-repo/unset-image-name"}
+	}
+	return s.c.destinations
+}
+
+// newCache opens the layer cache.
+func (s *session) newCache(client *registry.Client) (build.Cache, error) {
+	opt := cache.Options{TTL: s.c.cacheTTL, Now: s.p.now, Log: s.log}
+	repo := s.c.cacheRepo
+	if dir, ok := strings.CutPrefix(repo, "oci:"); ok {
+		return cache.NewDir(dir, opt), nil
+	}
+	if repo == "" {
+		repo, _ = splitDestination(s.c.destinations[0])
+		repo += "/cache"
+	}
+	name, reach, err := client.Repository(repo)
+	if err != nil {
+		return nil, err
+	}
+	return cache.NewRepository(name, reach, opt)
+}
+
+func readLimited(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readAll(f)
+}
+
+// readAll reads a Dockerfile or an ignore file, which are small.
+func readAll(f *os.File) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(f, dockerfile.MaxSize+1))
+	if err == nil && len(b) > dockerfile.MaxSize {
+		err = fmt.Errorf("the file is larger than %d MiB", dockerfile.MaxSize>>20)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", f.Name(), err)
+	}
+	return b, nil
+}
