@@ -1,0 +1,152 @@
+// Package github reads the webhooks of GitHub and GitHub Enterprise.
+package github
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"mime"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/events/source"
+)
+
+const what = "GitHub push"
+
+// Names of values in the metadata of a change.
+const (
+	MetaDefaultBranch = "defaultBranch" // short name of the repository's default branch
+	MetaPusher        = "pusher"        // user name
+)
+
+// payload is a push as far as it matters.
+type payload struct {
+	Ref        string `json:"ref"`
+	Before     string `json:"before"`
+	After      string `json:"after"`
+	Deleted    bool   `json:"deleted"`
+	HeadCommit *struct {
+		ID string `json:"id"`
+	} `json:"head_commit"`
+	Repository struct {
+		FullName      string   `json:"full_name"`
+		CloneURL      string   `json:"clone_url"`
+		DefaultBranch string   `json:"default_branch"`
+		PushedAt      pushedAt `json:"pushed_at"`
+	} `json:"repository"`
+	Pusher struct {
+		Name string `json:"name"`
+	} `json:"pusher"`
+}
+
+// pushedAt is a time that a push writes as seconds since 1970 and other events
+// as text. Only the first orders pushes; whatever else it is counts as unknown.
+type pushedAt struct{ time.Time }
+
+// UnmarshalJSON never fails.
+func (p *pushedAt) UnmarshalJSON(data []byte) error {
+	var seconds int64
+	if json.Unmarshal(data, &seconds) == nil && seconds > 0 && seconds < 1<<40 {
+		p.Time = time.Unix(seconds, 0).UTC()
+		return nil
+	}
+	var at time.Time
+	if json.Unmarshal(data, &at) == nil {
+		p.Time = at
+	}
+	return nil
+}
+
+// Verify reports source.ErrUnauthorised unless X-Hub-Signature-256 is the
+// HMAC-SHA256 of the raw body with one of the secrets. The older SHA-1
+// signature counts for nothing. No secrets let nothing pass. It takes the same
+// time for every wrong signature.
+func Verify(secrets [][]byte, h http.Header, body []byte) error {
+	digits, ok := strings.CutPrefix(h.Get("X-Hub-Signature-256"), "sha256=")
+	given, err := hex.DecodeString(digits)
+	if !ok || err != nil || len(given) != sha256.Size {
+		return source.ErrUnauthorised
+	}
+	matches := false
+	for _, secret := range secrets {
+		if len(secret) == 0 {
+			continue
+		}
+		mac := hmac.New(sha256.New, secret)
+		mac.Write(body)
+		if hmac.Equal(mac.Sum(nil), given) {
+			matches = true
+		}
+	}
+	if !matches {
+		return source.ErrUnauthorised
+	}
+	return nil
+}
+
+// Parse verifies a request and returns the change in it: a ref that was
+// created, moved, or deleted (After is zeros). The error is
+// source.ErrUnauthorised, a *source.IgnoredError for other events than a push,
+// or a *source.MalformedError, also for a body that is not application/json:
+// a hook may be configured to send a form, which is refused.
+func Parse(secrets [][]byte, h http.Header, body []byte) ([]events.Change, error) {
+	if err := Verify(secrets, h, body); err != nil {
+		return nil, err
+	}
+	mediaType, _, err := mime.ParseMediaType(h.Get("Content-Type"))
+	if err != nil || mediaType != "application/json" {
+		return nil, source.Malformed(what, "content type is not application/json: set it in the settings of the webhook")
+	}
+	if kind := h.Get("X-Github-Event"); kind != "push" {
+		return nil, source.Ignored("event is %s, not push", kind)
+	}
+	var p payload
+	if err := json.Unmarshal(body, &p); err != nil {
+		return nil, source.Malformed(what, "%w", err)
+	}
+	c, err := p.change(h.Get("X-Github-Delivery"))
+	if err != nil {
+		return nil, source.Malformed(what, "%w", err)
+	}
+	return []events.Change{c}, nil
+}
+
+// change makes a change of a push.
+func (p payload) change(delivery string) (events.Change, error) {
+	address := p.Repository.CloneURL
+	if address == "" {
+		address = "github.com/" + p.Repository.FullName
+	}
+	location, err := events.RepoLocation(address)
+	if err != nil {
+		return events.Change{}, err
+	}
+	c := events.Change{
+		Kind: events.KindGit, Location: location, Name: p.Ref,
+		Before: strings.ToLower(p.Before), After: strings.ToLower(p.After),
+		Metadata: metadata(p), Delivery: delivery, Time: p.Repository.PushedAt.Time, CloneURL: p.Repository.CloneURL,
+	}
+	if p.Deleted {
+		c.After = strings.Repeat("0", max(len(c.Before), 40))
+	} else if p.HeadCommit != nil && p.HeadCommit.ID != c.After {
+		c.Commit = strings.ToLower(p.HeadCommit.ID)
+	}
+	return c, c.Validate()
+}
+
+func metadata(p payload) map[string]string {
+	m := map[string]string{}
+	for name, value := range map[string]string{
+		MetaDefaultBranch: p.Repository.DefaultBranch,
+		MetaPusher:        p.Pusher.Name,
+	} {
+		if value != "" {
+			m[name] = value
+		}
+	}
+	return m
+}
