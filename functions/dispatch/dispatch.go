@@ -1,0 +1,214 @@
+// Package dispatch turns changes into builds. What a change calls for is
+// decided by Decide, which is pure; the Dispatcher around it carries that out,
+// so that every step can be repeated: it writes down what it is about to do,
+// enters the change in a register with a compare-and-swap, records the request,
+// and starts an executor. Only then has a change been accepted.
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/cloudevents/sdk-go/v2/event"
+
+	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/events/source"
+	"github.com/kilnhook/kiln/events/trigger"
+	"github.com/kilnhook/kiln/functions/finish"
+)
+
+// Errors of a Launcher.
+var (
+	// ErrExists says that the build was launched before and is not finished.
+	// To the dispatcher that is success.
+	ErrExists = errors.New("build exists already")
+	// ErrQuota says that no build can be launched now because of a limit. The
+	// sender of the change is told to come again.
+	ErrQuota = errors.New("quota of builds is used up")
+)
+
+// ErrFinished is the error of Cancel for a build that has an outcome already.
+var ErrFinished = errors.New("build is finished already")
+
+// Launcher starts executors. A build exists for it from Launch until its
+// result is in the ledger, not only as long as its process runs; otherwise a
+// sweep in between would launch it again.
+type Launcher interface {
+	// Launch starts the build or puts it in a queue. It need not survive this
+	// process: a sweep launches what was lost. The error matches ErrExists if
+	// the build exists, or has a result where the launcher can see that.
+	Launch(ctx context.Context, req events.Request) error
+	// Cancel stops the build. One that does not exist is no error.
+	Cancel(ctx context.Context, buildID string) error
+}
+
+// State is where a build stands with its launcher.
+type State string
+
+// The states.
+const (
+	StateNone    State = ""        // it does not exist
+	StatePending State = "pending" // it exists and has not begun
+	StateRunning State = "running" // it has begun
+)
+
+// Prober is what a Launcher may be besides. Without it, builds are launched
+// again without limit when they are lost, and the policy cancel-pending
+// cancels nothing.
+type Prober interface {
+	State(ctx context.Context, buildID string) (State, error)
+}
+
+// Ledger is where changes and builds are recorded.
+type Ledger interface {
+	Get(ctx context.Context, key string) (data []byte, version string, err error)
+	Create(ctx context.Context, key string, data []byte) (version string, err error)
+	Swap(ctx context.Context, key, version string, data []byte) (newVersion string, err error)
+	Delete(ctx context.Context, key string) error
+	List(ctx context.Context, prefix, after string, limit int) ([]string, error)
+}
+
+// Finisher brings builds to their end. *finish.Finisher is one.
+type Finisher interface {
+	Claim(ctx context.Context, buildID string, res events.Result) (claimed events.Result, won bool, err error)
+	Finish(ctx context.Context, buildID string, res events.Result) (events.Result, error)
+}
+
+// Config of a Dispatcher.
+type Config struct {
+	Ledger   Ledger      // required
+	Triggers trigger.Set // which changes are built
+	Launcher Launcher    // required
+	// Publish hands an event to something durable; required. It may be called
+	// with the same event again.
+	Publish func(ctx context.Context, e event.Event) error
+	Install string // name of this installation, in the source of events
+	// Context says where an executor gets what a change brought. An error ends
+	// the build with outcome error, class config. Nil is DefaultContext.
+	Context func(c events.Change) (string, error)
+	// ResolveRef asks the repository where a ref is, as git ls-remote does, and
+	// returns an empty id if there is no such ref. Nil if nobody can ask.
+	ResolveRef func(ctx context.Context, c events.Change) (string, error)
+	// Finisher ends builds that are cancelled or cannot be run, and those that
+	// a sweep finds unfinished. Nil is one that cannot ask a registry: builds
+	// that pushed are then left for another to finish.
+	Finisher Finisher
+
+	// GitHubSecrets are the secrets of GitHub webhooks; several while they are
+	// changed. None closes that door.
+	GitHubSecrets [][]byte
+	// Tokens are the bearer tokens of the other doors. None opens them to
+	// everybody who can reach them, which is right only where the platform in
+	// front has checked, or on a loopback address.
+	Tokens []string
+
+	// MaxAttempts is how often a build is launched before it is given up when
+	// its executor is lost again and again; 0 is 3. It needs a Prober.
+	MaxAttempts int
+	// OrphanAge is the age at which a sweep forgets a build that was written
+	// down and never accepted; 0 is 10 min.
+	OrphanAge time.Duration
+	Now       func() time.Time // required
+	Log       *slog.Logger     // nil discards
+}
+
+// Dispatcher accepts changes. Its methods may be called at once from any
+// number of goroutines, and by several processes on one ledger.
+type Dispatcher struct{ cfg Config }
+
+// New returns a Dispatcher.
+func New(cfg Config) (*Dispatcher, error) {
+	if cfg.Ledger == nil || cfg.Launcher == nil || cfg.Publish == nil || cfg.Now == nil {
+		return nil, errors.New("dispatcher needs a ledger, a launcher, a place to publish to and a clock")
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Context == nil {
+		cfg.Context = DefaultContext
+	}
+	if cfg.MaxAttempts <= 0 {
+		cfg.MaxAttempts = 3
+	}
+	if cfg.OrphanAge <= 0 {
+		cfg.OrphanAge = 10 * time.Minute
+	}
+	if cfg.Finisher == nil {
+		f, err := finish.New(finish.Config{Ledger: cfg.Ledger, Publish: cfg.Publish, Now: cfg.Now, Log: cfg.Log})
+		if err != nil {
+			return nil, err
+		}
+		cfg.Finisher = f
+	}
+	return &Dispatcher{cfg: cfg}, nil
+}
+
+// Status is what became of a change for one trigger.
+type Status string
+
+// The statuses.
+const (
+	StatusNew       Status = "new"       // it is being built
+	StatusDuplicate Status = "duplicate" // it was accepted before; BuildID is that build
+	StatusStale     Status = "stale"     // something newer was accepted before
+	StatusIgnored   Status = "ignored"   // it calls for no build
+)
+
+// Decision is what became of a change for one trigger.
+type Decision struct {
+	Trigger string `json:"trigger"`
+	BuildID string `json:"buildId,omitempty"`
+	Status  Status `json:"status"`
+	Reason  string `json:"reason,omitempty"`
+}
+
+// Handle accepts a change and returns what became of it, a decision for each
+// trigger that matched. When it returns without an error, every build is in the
+// ledger and was handed to the launcher: only now may the sender be told that
+// the change was received. Otherwise the same change must be handled again; what
+// was done for it is not done twice. The error is a *source.MalformedError for
+// a change no repetition can mend.
+func (d *Dispatcher) Handle(ctx context.Context, c events.Change) ([]Decision, error) {
+	return d.handle(ctx, c, "")
+}
+
+// handle is Handle for a change that came with a trace.
+func (d *Dispatcher) handle(ctx context.Context, c events.Change, traceParent string) ([]Decision, error) {
+	if err := c.Validate(); err != nil {
+		return nil, source.Malformed("change", "%w", err)
+	}
+	var decisions []Decision
+	var errs []error
+	for _, m := range d.cfg.Triggers.Match(c) {
+		m.Request.Install, m.Request.TraceParent = d.cfg.Install, traceParent
+		decision, err := d.dispatch(ctx, m)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("dispatch %s %s for trigger %s: %w", c.Location, c.Name, m.Trigger.Name, err))
+			continue
+		}
+		d.cfg.Log.Info("change handled", "trigger", m.Trigger.Name, "build", decision.BuildID,
+			"status", string(decision.Status), "reason", decision.Reason, "delivery", c.Delivery)
+		decisions = append(decisions, decision)
+	}
+	return decisions, errors.Join(errs...)
+}
+
+// DefaultContext is a change's context as the executor spells it: the commit
+// of the repository that the trigger matched, over https, or the object. The
+// clone URL that a sender gave is not used.
+func DefaultContext(c events.Change) (string, error) {
+	if c.Kind != events.KindGit {
+		if strings.HasPrefix(c.Location, "kiln://") {
+			return "", fmt.Errorf("objects of %s can be fetched only by the stack that stores them", c.Location)
+		}
+		return c.Location + "/" + c.Name, nil
+	}
+	if strings.ContainsRune(c.Name, '#') {
+		return "", fmt.Errorf("ref %s cannot be written in the address of a context because of its '#'", c.Name)
+	}
+	return "git://" + c.Location + ".git#" + c.Name + "#" + c.Revision(), nil
+}

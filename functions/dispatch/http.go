@@ -1,0 +1,225 @@
+package dispatch
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/events/source"
+	"github.com/kilnhook/kiln/events/source/gcs"
+	"github.com/kilnhook/kiln/events/source/git"
+	"github.com/kilnhook/kiln/events/source/github"
+	"github.com/kilnhook/kiln/events/source/put"
+	"github.com/kilnhook/kiln/events/source/s3"
+)
+
+// MaxBody is the largest request that is read, in bytes: what GitHub sends at
+// most.
+const MaxBody = 25 << 20
+
+// retrySeconds is how long a sender is asked to wait when something is down.
+const retrySeconds = 10
+
+// Handler returns the doors through which changes come:
+//
+//	POST /hooks/github  webhooks of GitHub, signed
+//	POST /hooks/git     post-receive of a plain repository
+//	POST /hooks/s3      notifications of S3 and MinIO
+//	POST /events/in     CloudEvents: source.changed, Cloud Storage objects; Pub/Sub push
+//
+// The answers are those that webhooks, Pub/Sub and Knative understand alike:
+// 202 when every build is durably accepted, with their ids as JSON; 200 when
+// there is nothing to build, with the reason; 400 for what no repetition can
+// mend, except from Pub/Sub, which would repeat it and is told 200; 401 for a
+// wrong signature or token; 413 for too much; 429 and 503, with Retry-After,
+// when the same request should come again.
+func (d *Dispatcher) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("POST /hooks/github", d.door("/hooks/github", d.parseGitHub))
+	mux.Handle("POST /hooks/git", d.door("/hooks/git", d.guarded(git.Parse)))
+	mux.Handle("POST /hooks/s3", d.door("/hooks/s3", d.guarded(s3.Parse)))
+	mux.Handle("POST /events/in", d.door("/events/in", d.guarded(parseEvent)))
+	return mux
+}
+
+// parser reads the changes in a request.
+type parser func(h http.Header, body []byte) ([]events.Change, error)
+
+func (d *Dispatcher) parseGitHub(h http.Header, body []byte) ([]events.Change, error) {
+	return github.Parse(d.cfg.GitHubSecrets, h, body)
+}
+
+// guarded lets only those through who have a token, if there are tokens.
+func (d *Dispatcher) guarded(parse parser) parser {
+	return func(h http.Header, body []byte) ([]events.Change, error) {
+		if len(d.cfg.Tokens) > 0 {
+			if err := source.VerifyBearer(d.cfg.Tokens, h); err != nil {
+				return nil, err
+			}
+		}
+		return parse(h, body)
+	}
+}
+
+// parseEvent reads an event by its type.
+func parseEvent(h http.Header, body []byte) ([]events.Change, error) {
+	if !events.IsCloudEvent(h) {
+		return gcs.Parse(h, body)
+	}
+	e, err := events.DecodeHTTP(h, body)
+	if err != nil {
+		return nil, source.Malformed("CloudEvent", "%w", err)
+	}
+	switch typ := e.Type(); {
+	case typ == events.TypeSourceChanged:
+		c, err := source.ChangeOf(e)
+		if err != nil {
+			return nil, err
+		}
+		if c.Kind == events.KindGit {
+			return git.Parse(h, body)
+		}
+		return put.Parse(h, body)
+	case strings.HasPrefix(typ, "google.cloud."):
+		return gcs.Parse(h, body)
+	default:
+		return nil, source.Ignored("nothing is built for events of type %s", typ)
+	}
+}
+
+// answer is the JSON that a sender gets.
+type answer struct {
+	Builds  []Decision `json:"builds,omitempty"`
+	Ignored string     `json:"ignored,omitempty"`
+	Error   string     `json:"error,omitempty"`
+}
+
+// door reads a request, handles the changes in it, and answers.
+func (d *Dispatcher) door(name string, parse parser) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
+		if err != nil {
+			d.answerUnread(w, err)
+			return
+		}
+		changes, err := parse(r.Header, body)
+		if err != nil {
+			d.answerRefused(w, r, name, body, err)
+			return
+		}
+		var decisions []Decision
+		for _, c := range changes {
+			some, err := d.handle(r.Context(), c, traceParent(r.Header))
+			if err != nil {
+				d.answerFailed(w, name, err)
+				return
+			}
+			decisions = append(decisions, some...)
+		}
+		answerDecisions(w, decisions)
+	})
+}
+
+// answerUnread answers a request whose body could not be read.
+func (d *Dispatcher) answerUnread(w http.ResponseWriter, err error) {
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		reply(w, http.StatusRequestEntityTooLarge, answer{Error: fmt.Sprintf("request is larger than %d bytes", tooLarge.Limit)})
+		return
+	}
+	reply(w, http.StatusBadRequest, answer{Error: "request could not be read to its end"})
+}
+
+// answerRefused answers a request without a change to handle.
+func (d *Dispatcher) answerRefused(w http.ResponseWriter, r *http.Request, door string, body []byte, err error) {
+	var ignored *source.IgnoredError
+	switch {
+	case errors.Is(err, source.ErrUnauthorised):
+		d.cfg.Log.Warn("request refused", "door", door, "remote", r.RemoteAddr, "err", err)
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		reply(w, http.StatusUnauthorized, answer{Error: err.Error()})
+	case errors.As(err, &ignored):
+		reply(w, http.StatusOK, answer{Ignored: ignored.Reason})
+	default:
+		d.answerPoison(w, r, door, body, err)
+	}
+}
+
+// answerPoison answers a request that cannot be understood, after keeping it
+// for people to look at. Pub/Sub repeats whatever is not accepted, so it is
+// told that all is well, once that is done.
+func (d *Dispatcher) answerPoison(w http.ResponseWriter, r *http.Request, door string, body []byte, err error) {
+	reason := events.CleanText(err.Error(), events.MaxMessage)
+	keepErr := d.keepPoison(r.Context(), door, r.Header, body, reason)
+	if gcs.IsPush(body) {
+		if keepErr != nil {
+			d.answerFailed(w, door, keepErr)
+			return
+		}
+		reply(w, http.StatusOK, answer{Ignored: reason})
+		return
+	}
+	if keepErr != nil {
+		d.cfg.Log.Error("keep unreadable request", "door", door, "err", keepErr)
+	}
+	reply(w, http.StatusBadRequest, answer{Error: reason})
+}
+
+// answerFailed answers a request that should come again. What failed is for
+// the log, not for the sender.
+func (d *Dispatcher) answerFailed(w http.ResponseWriter, door string, err error) {
+	var malformed *source.MalformedError
+	if errors.As(err, &malformed) {
+		reply(w, http.StatusBadRequest, answer{Error: events.CleanText(err.Error(), events.MaxMessage)})
+		return
+	}
+	d.cfg.Log.Error("handle change", "door", door, "err", err)
+	w.Header().Set("Retry-After", strconv.Itoa(retrySeconds))
+	if errors.Is(err, ErrQuota) {
+		reply(w, http.StatusTooManyRequests, answer{Error: "too many builds now; send this again later"})
+		return
+	}
+	reply(w, http.StatusServiceUnavailable, answer{Error: "the change could not be accepted now; send it again later"})
+}
+
+// answerDecisions answers a request that was handled.
+func answerDecisions(w http.ResponseWriter, decisions []Decision) {
+	a := answer{Builds: decisions}
+	if len(decisions) == 0 {
+		a.Ignored = "no trigger matches"
+	}
+	for _, decision := range decisions {
+		if decision.Status == StatusNew || decision.Status == StatusDuplicate {
+			reply(w, http.StatusAccepted, answer{Builds: decisions})
+			return
+		}
+		a.Ignored = decision.Reason
+	}
+	reply(w, http.StatusOK, a)
+}
+
+func reply(w http.ResponseWriter, status int, a answer) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(a) // the sender has gone; it will come again
+}
+
+// traceParent is the W3C trace context of a request, or empty if it has none
+// that is well formed.
+func traceParent(h http.Header) string {
+	for _, name := range []string{"Ce-Traceparent", "Traceparent"} {
+		v := h.Get(name)
+		parts := strings.Split(v, "-")
+		if len(v) == 55 && len(parts) == 4 && len(parts[0]) == 2 && len(parts[1]) == 32 && len(parts[2]) == 16 &&
+			strings.Trim(strings.Join(parts, ""), "0123456789abcdef") == "" {
+			return v
+		}
+	}
+	return ""
+}

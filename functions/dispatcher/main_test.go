@@ -1,0 +1,321 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cloudevents/sdk-go/v2/event"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/infra/bus"
+)
+
+const (
+	before = "a10867b14bb761a232cd80139fbd4c0d33264240"
+	after  = "199eddf46df50de8d02e99bf1c5fdb4101338224"
+)
+
+// fakeExecutor writes a program that stands for the executor: it keeps its
+// arguments and reports a digest as its result.
+func fakeExecutor(t *testing.T, digest string) (program, argsFile string) {
+	t.Helper()
+	dir := t.TempDir()
+	program, argsFile = filepath.Join(dir, "executor"), filepath.Join(dir, "args")
+	script := fmt.Sprintf(`#!/bin/sh
+printf '%%s\n' "$@" > %q
+env > %q
+while [ $# -gt 0 ]; do [ "$1" = --result-file ] && result=$2; shift; done
+printf '{"outcome":"success","digest":"%s"}' > "$result.new" && mv "$result.new" "$result"
+`, argsFile, argsFile+".env", digest)
+	if err := os.WriteFile(program, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return program, argsFile
+}
+
+// sink receives what the dispatcher posts.
+type sink struct {
+	*httptest.Server
+	got chan event.Event
+}
+
+func newSink(t *testing.T, secret []byte) *sink {
+	s := &sink{got: make(chan event.Event, 100)}
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		e, err := events.DecodeHTTP(r.Header, body)
+		if err != nil {
+			t.Error(err)
+		}
+		if want := bus.Sign(secret, e.ID(), time.Unix(1795400000, 0), body); r.Header.Get("Webhook-Signature") != want {
+			t.Errorf("signature %s, want %s", r.Header.Get("Webhook-Signature"), want)
+		}
+		s.got <- e
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+// await returns the first event of a type.
+func (s *sink) await(t *testing.T, typ string) event.Event {
+	t.Helper()
+	deadline := time.After(30 * time.Second)
+	for {
+		select {
+		case e := <-s.got:
+			if e.Type() == typ {
+				return e
+			}
+		case <-deadline:
+			t.Fatalf("no %s came", typ)
+		}
+	}
+}
+
+// image puts an image into a registry and returns the registry's host and the
+// digest, which no tag names.
+func image(t *testing.T) (host, digest string) {
+	t.Helper()
+	server := httptest.NewServer(registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo))))
+	t.Cleanup(server.Close)
+	host = strings.TrimPrefix(server.URL, "http://")
+	img, err := random.Image(64, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash, err := img.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref, err := name.NewDigest(host + "/app@" + hash.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(ref, img); err != nil {
+		t.Fatal(err)
+	}
+	return host, hash.String()
+}
+
+// start runs the program until stop is called.
+func start(t *testing.T, env []string, args ...string) (url string, stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancelCause(context.Background())
+	ready, done := make(chan string, 1), make(chan error, 1)
+	p := process{
+		args: append([]string{"--listen", "127.0.0.1:0"}, args...), env: env, stderr: t.Output(),
+		now: func() time.Time { return time.Unix(1795400000, 0) }, ready: func(a string) { ready <- a },
+	}
+	go func() { done <- run(ctx, p) }()
+	select {
+	case address := <-ready:
+		stop = sync.OnceFunc(func() {
+			cancel(errors.New("the test is over"))
+			if err := <-done; err != nil {
+				t.Errorf("run: %v", err)
+			}
+		})
+		t.Cleanup(stop)
+		return "http://" + address, stop
+	case err := <-done:
+		cancel(nil)
+		t.Fatal(err)
+		return "", nil
+	}
+}
+
+func write(t *testing.T, text string) (file string) {
+	t.Helper()
+	file = filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// post sends a webhook as GitHub does.
+func post(t *testing.T, url, secret string) (int, string) {
+	t.Helper()
+	body := fmt.Sprintf(`{"ref":"refs/heads/main","before":%q,"after":%q,"repository":{"clone_url":"https://github.com/acme/shop.git"}}`, before, after)
+	mac := hmac.New(sha256.New, []byte(secret))
+	mac.Write([]byte(body))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+"/hooks/github", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("X-GitHub-Event", "push")
+	req.Header.Set("X-Hub-Signature-256", "sha256="+hex.EncodeToString(mac.Sum(nil)))
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(text)
+}
+
+// A push becomes a build by a child process, the digest is verified in the
+// registry, the tag is moved there, and the sink is told, signed. After a
+// restart the same push is the same build.
+func TestPushToEvent(t *testing.T) {
+	host, digest := image(t)
+	executor, argsFile := fakeExecutor(t, digest)
+	secret := []byte("0123456789abcdef0123456789abcdef")
+	to := newSink(t, secret)
+	triggers := write(t, "name: app\non: {git: {repo: github.com/acme/shop}}\npush: {image: "+host+"/app, tags: ['{{ .Ref.Slug }}']}\n")
+	env := append(os.Environ(), "KILN_GITHUB_SECRET=s3cr3t", "KILN_SINK_SECRET="+string(secret), "K_SINK="+to.URL)
+	args := []string{"--data", t.TempDir(), "--triggers", triggers, "--executor", executor, "--executor-flag=--cache", "--install", "test"}
+
+	url, stop := start(t, env, args...)
+	if status, text := post(t, url, "wrong"); status != http.StatusUnauthorized {
+		t.Errorf("wrong secret: %d %s", status, text)
+	}
+	status, first := post(t, url, "s3cr3t")
+	if status != http.StatusAccepted {
+		t.Fatalf("%d %s", status, first)
+	}
+	to.await(t, events.TypeBuildStarted)
+	e := to.await(t, events.TypeBuildFinished)
+	if e.Extensions()["outcome"] != "success" || e.Subject() != host+"/app@"+digest || e.Source() != "/kiln/test/default" {
+		t.Errorf("event %s", e)
+	}
+	ref, err := name.NewTag(host + "/app:main")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if head, err := remote.Head(ref); err != nil || head.Digest.String() != digest {
+		t.Errorf("tag main: %v, %v", head, err)
+	}
+	checkExecutor(t, argsFile, host)
+	stop()
+
+	url, _ = start(t, env, args...)
+	status, again := post(t, url, "s3cr3t")
+	if status != http.StatusAccepted || !strings.Contains(again, `"duplicate"`) || !strings.Contains(first, buildID(t, again)) {
+		t.Errorf("after a restart: %d %s, at first %s", status, again, first)
+	}
+}
+
+// buildID is the id in an answer.
+func buildID(t *testing.T, answer string) string {
+	t.Helper()
+	_, rest, ok := strings.Cut(answer, `"buildId":"`)
+	if !ok || len(rest) < 26 {
+		t.Fatalf("no build id in %s", answer)
+	}
+	return rest[:26]
+}
+
+// checkExecutor checks what the executor was given.
+func checkExecutor(t *testing.T, argsFile, host string) {
+	t.Helper()
+	args, err := os.ReadFile(argsFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"--context\ngit://github.com/acme/shop.git#refs/heads/main#" + after + "\n", "--destination\n" + host + "/app\n", "--push-by-digest\n", "--cache\n",
+	} {
+		if !bytes.Contains(args, []byte(want)) {
+			t.Errorf("arguments of the executor lack %q:\n%s", want, args)
+		}
+	}
+	env, err := os.ReadFile(argsFile + ".env")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(env, []byte("KILN_")) || bytes.Contains(env, []byte("s3cr3t")) {
+		t.Error("the executor sees our secrets")
+	}
+}
+
+// The streams and doors other than GitHub's need a token where there is one.
+func TestTokens(t *testing.T) {
+	executor, _ := fakeExecutor(t, "")
+	triggers := write(t, "name: app\non: {git: {repo: h/r}}\n")
+	url, _ := start(t, []string{"PATH=" + os.Getenv("PATH"), "KILN_TOKEN=t0ken"}, "--data", t.TempDir(), "--triggers", triggers, "--executor", executor)
+	for _, tc := range []struct {
+		method, path, token string
+		status              int
+	}{
+		{"GET", "/healthz", "", 200}, {"GET", "/events", "", 401}, {"HEAD", "/events", "t0ken", 200},
+		{"POST", "/events/in", "", 401}, {"POST", "/events/in", "t0ken", 400}, {"POST", "/hooks/git", "", 401}, {"POST", "/hooks/github", "t0ken", 401},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), tc.method, url+tc.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tc.token != "" {
+			req.Header.Set("Authorization", "Bearer "+tc.token)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != tc.status {
+			t.Errorf("%s %s with token %q: %d, want %d", tc.method, tc.path, tc.token, resp.StatusCode, tc.status)
+		}
+	}
+}
+
+// Whatever is wrong with the configuration is said at the start, with what to
+// do about it.
+func TestConfigErrors(t *testing.T) {
+	executor, _ := fakeExecutor(t, "")
+	good := write(t, "name: app\non: {git: {repo: h/r}}\n")
+	for name, tc := range map[string]struct {
+		env  []string
+		args []string
+		want string
+	}{
+		"open to the network": {nil, []string{"--listen", "0.0.0.0:0"}, "give --token-file"},
+		"any address":         {nil, []string{"--listen", ":0"}, "give --token-file"},
+		"bad address":         {nil, []string{"--listen", "here"}, "--listen here"},
+		"no triggers":         {nil, []string{"--triggers", "/nonexistent"}, "name the file with --triggers"},
+		"bad triggers":        {nil, []string{"--triggers", write(t, "nam: x")}, `unknown field "nam"`},
+		"no executor":         {nil, []string{"--executor", "/nonexistent"}, "name it with --executor"},
+		"argument":            {nil, []string{"extra"}, `unexpected argument "extra"`},
+		"flag":                {nil, []string{"--colour"}, "colour"},
+		"log format":          {nil, []string{"--log-format", "xml"}, "xml"},
+		"parallel":            {nil, []string{"--parallel", "0"}, "must be positive"},
+		"secret file":         {nil, []string{"--github-secret-file", "/nonexistent"}, "read secret"},
+		"empty secret file":   {nil, []string{"--github-secret-file", write(t, "\n")}, "is empty"},
+		"sink":                {[]string{"K_SINK=ftp://x"}, nil, "http"},
+		"sink secret":         {[]string{"K_SINK=http://127.0.0.1:1/", "KILN_SINK_SECRET=short"}, nil, "use 16 or more"},
+	} {
+		args := append([]string{"--listen", "127.0.0.1:0", "--data", t.TempDir(), "--triggers", good, "--executor", executor}, tc.args...)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		err := run(ctx, process{args: args, env: tc.env, stderr: io.Discard, now: time.Now})
+		cancel()
+		if err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: error %v, want one with %q", name, err, tc.want)
+		}
+	}
+}

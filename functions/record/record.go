@@ -1,0 +1,176 @@
+// Package record says what is kept in the ledger and under which key. It is
+// shared by those that write the records and those that show them.
+//
+//	builds/<id>/request.json   the request; created once
+//	builds/<id>/result.json    the claimed outcome; created once, verified once
+//	builds/<id>/emitted.json   that the terminal event was published
+//	open/<group>/<id>.json     a build that is not finished; deleted after emitted.json
+//	index/<reverse ms>-<id>    all builds, newest first
+//	refs/<tenant>/<hash>.json  where a ref stands, for one trigger
+//	objs/<tenant>/<hash>.json  which generation of an object was built, for one trigger
+//	tags/<hash>.json           which build a tag of an image belongs to
+//	poison/<date>/<hash>.json  a request that could not be read
+package record
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"math"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/kilnhook/kiln/events"
+)
+
+// Register is where a ref or an object stands for one trigger: the change that
+// was accepted last.
+type Register struct {
+	Location   string    `json:"location"`
+	Name       string    `json:"name"`
+	Head       string    `json:"head"`                // git: object id, empty once the ref is deleted; object: generation
+	Order      string    `json:"order,omitempty"`     // object: as in events.Change
+	Sequence   uint64    `json:"sequence"`            // grows with every accepted change, also over a deletion
+	BuildID    string    `json:"buildId,omitempty"`   // of the last change that is to be built
+	ChangeTime time.Time `json:"changeTime,omitzero"` // of the last change, as its sender says
+	Updated    time.Time `json:"updated,omitzero"`    // when it was accepted
+}
+
+// Claim is the outcome of a build as it is kept: a result, and whether its
+// digest was seen in the registry by someone who is trusted.
+type Claim struct {
+	events.Result
+	Verified bool `json:"verified,omitempty"`
+}
+
+// Emitted says that the terminal event of a build was published.
+type Emitted struct {
+	At        time.Time `json:"at"`
+	EventID   string    `json:"eventId"`
+	TagsMoved []string  `json:"tagsMoved,omitempty"`
+}
+
+// Open is a build that is not finished. It is written before the register, so
+// that what the register names can always be found again.
+type Open struct {
+	Request events.Request `json:"request"`           // its Attempt is that of the last launch
+	Problem string         `json:"problem,omitempty"` // why the request cannot be built
+}
+
+// Tag is which build a tag belongs to: the newest that asked for it.
+type Tag struct {
+	Repository  string    `json:"repository"`
+	Tag         string    `json:"tag"`
+	Digest      string    `json:"digest"`
+	BuildID     string    `json:"buildId"`
+	Tenant      string    `json:"tenant"`
+	Group       string    `json:"group"`
+	Sequence    uint64    `json:"sequence"`
+	Nonce       uint64    `json:"nonce,omitempty"`
+	RequestedAt time.Time `json:"requestedAt"`
+}
+
+// Poison is a request that could not be read, kept for people.
+type Poison struct {
+	Door   string            `json:"door"`   // where it arrived
+	Reason string            `json:"reason"` // what is wrong with it
+	At     time.Time         `json:"at"`
+	Header map[string]string `json:"header"` // without credentials and signatures
+	Body   []byte            `json:"body"`   // base64; the beginning if Cut
+	Cut    bool              `json:"cut,omitempty"`
+}
+
+// Prefixes of keys that are listed.
+const (
+	BuildsPrefix = "builds/"
+	OpenPrefix   = "open/"
+	IndexPrefix  = "index/"
+)
+
+// RequestKey is the key of a build's request.
+func RequestKey(id string) string { return BuildsPrefix + id + "/request.json" }
+
+// ResultKey is the key of a build's claim.
+func ResultKey(id string) string { return BuildsPrefix + id + "/result.json" }
+
+// EmittedKey is the key of the mark that a build's event was published.
+func EmittedKey(id string) string { return BuildsPrefix + id + "/emitted.json" }
+
+// GroupPrefix begins the keys of the open builds of a group.
+func GroupPrefix(tenant, group string) string {
+	return OpenPrefix + hash("group", tenant, group) + "/"
+}
+
+// OpenKey is the key of an open build.
+func OpenKey(req events.Request) string {
+	return GroupPrefix(req.Tenant, req.Group) + req.BuildID + ".json"
+}
+
+// OpenBuildID is the build id in a key that begins with OpenPrefix.
+func OpenBuildID(key string) string { return strings.TrimSuffix(path.Base(key), ".json") }
+
+// IndexKey is the key that lists a build: ascending keys are descending times.
+func IndexKey(req events.Request) string {
+	return fmt.Sprintf("%s%019d-%s", IndexPrefix, math.MaxInt64-max(0, req.RequestedAt.UnixMilli()), req.BuildID)
+}
+
+// IndexBuildID is the build id in a key that begins with IndexPrefix.
+func IndexBuildID(key string) string { return key[strings.LastIndexByte(key, '-')+1:] }
+
+// RegisterKey is the key of the register of a change's ref or object for a
+// trigger.
+func RegisterKey(tenant, trigger string, c events.Change) string {
+	prefix := "objs/"
+	if c.Kind == events.KindGit {
+		prefix = "refs/"
+	}
+	return prefix + tenant + "/" + hash("register", trigger, c.Location, c.Name) + ".json"
+}
+
+// TagKey is the key of the register of a tag.
+func TagKey(repository, tag string) string { return "tags/" + hash("tag", repository, tag) + ".json" }
+
+// PoisonKey is the key of a request that could not be read, the same for the
+// same bytes on the same day.
+func PoisonKey(p Poison) string {
+	return "poison/" + p.At.UTC().Format(time.DateOnly) + "/" + hash(p.Door, string(p.Body)) + ".json"
+}
+
+// hash is 40 hex digits that tell lists of parts apart.
+func hash(parts ...string) string {
+	h := sha256.New()
+	for _, p := range parts {
+		fmt.Fprintf(h, "%d:%s,", len(p), p)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:20])
+}
+
+// Getter is the part of a ledger that Load needs.
+type Getter interface {
+	Get(ctx context.Context, key string) (data []byte, version string, err error)
+}
+
+// Load reads the value of a key into v, which is a pointer, and returns its
+// version. The error wraps fs.ErrNotExist if there is none.
+func Load(ctx context.Context, ledger Getter, key string, v any) (version string, err error) {
+	data, version, err := ledger.Get(ctx, key)
+	if err != nil {
+		return "", err
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return "", fmt.Errorf("read ledger key %s: %w", key, err)
+	}
+	return version, nil
+}
+
+// Encode writes a record as it is stored.
+func Encode(v any) ([]byte, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("encode %T: %w", v, err)
+	}
+	return data, nil
+}
