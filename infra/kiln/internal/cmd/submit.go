@@ -1,0 +1,154 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/events/trigger"
+	"github.com/kilnhook/kiln/infra/kiln/internal/client"
+	"github.com/kilnhook/kiln/infra/kiln/internal/pack"
+	"github.com/kilnhook/kiln/infra/kiln/internal/show"
+	"github.com/kilnhook/kiln/infra/local/api"
+	"github.com/kilnhook/kiln/infra/local/bucket"
+	"github.com/kilnhook/kiln/infra/local/buildlog"
+	"github.com/kilnhook/kiln/infra/local/page"
+)
+
+// submission is what kiln submit is asked to do.
+type submission struct {
+	dir, name, dockerfile, trigger string
+	follow                         bool
+}
+
+func (a *app) submit() *cobra.Command {
+	var sub submission
+	cmd := &cobra.Command{
+		Use: "submit DIR", Short: "send a directory to be built, and follow the build", Args: oneArg("the directory to build"),
+		Long: "Send a directory, without what its .dockerignore names, and follow the build to its digest.\n" +
+			"The exit status is 0 if the build succeeded, 1 if not, 2 if the command line makes no sense.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			sub.dir = args[0]
+			return a.runSubmit(cmd.Context(), sub)
+		},
+	}
+	cmd.Flags().StringVar(&sub.name, "name", "", "name of the app, which names its image (default: the directory's name)")
+	cmd.Flags().StringVarP(&sub.dockerfile, "file", "f", "", "the Dockerfile, sent as Dockerfile (default: DIR/Dockerfile)")
+	cmd.Flags().StringVar(&sub.trigger, "trigger", "", "run only the trigger of this name")
+	cmd.Flags().BoolVar(&sub.follow, "follow", true, "follow the build to its end")
+	return cmd
+}
+
+func (a *app) runSubmit(ctx context.Context, sub submission) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	if sub.name == "" {
+		abs, err := filepath.Abs(sub.dir)
+		if err != nil {
+			return fmt.Errorf("find the directory's name: %w", err)
+		}
+		sub.name = trigger.Slug(filepath.Base(abs))
+	}
+	if strings.Contains(sub.name, "/") || trigger.Slug(sub.name) != sub.name {
+		return &usageError{fmt.Errorf("--name %q cannot name an image; %q can", sub.name, trigger.Slug(sub.name))}
+	}
+	s := a.screen()
+	defer s.Clear()
+	obj, err := send(ctx, c, s, sub)
+	if err != nil {
+		return err
+	}
+	builds, err := c.BuildsOf(ctx, obj.Name, obj.Generation)
+	if err != nil {
+		return err
+	}
+	if len(builds) == 0 {
+		return fmt.Errorf("uploaded %s, but no trigger is for it: see the triggers that kiln up was given", obj.Name)
+	}
+	failed := false
+	for _, b := range builds {
+		if b, err = a.follow(ctx, c, s, b, sub.follow); err != nil {
+			return err
+		}
+		failed = failed || b.Finished() && b.Result.Outcome != events.OutcomeSuccess
+	}
+	if failed {
+		return errQuiet
+	}
+	return s.Err()
+}
+
+// send uploads the directory with a bar.
+func send(ctx context.Context, c *client.Client, s *show.Screen, sub submission) (bucket.Object, error) {
+	files, err := pack.Scan(ctx, sub.dir, sub.dockerfile)
+	if err != nil {
+		return bucket.Object{}, err
+	}
+	for _, name := range files.Skipped {
+		s.Line("left out %s: it is neither file, directory nor link", buildlog.Clean(name))
+	}
+	s.Line("sending %d files, %s", files.Files, buildlog.Bytes(files.Bytes))
+	meta := map[string]string{}
+	if sub.trigger != "" {
+		meta[trigger.MetaTrigger] = sub.trigger
+	}
+	obj, err := c.Upload(ctx, sub.name+"/context.tar.gz", meta, func(w io.Writer) error {
+		return files.Write(ctx, w, func(n int64) { s.Bar("sending", n, files.Bytes) })
+	})
+	s.Clear()
+	var refused *client.StatusError
+	if errors.As(err, &refused) && refused.Status == http.StatusServiceUnavailable {
+		return obj, fmt.Errorf("the upload is stored, but its build did not start yet: %w", err)
+	}
+	return obj, err
+}
+
+// follow shows a build to its end, or only names it.
+func (a *app) follow(ctx context.Context, c *client.Client, s *show.Screen, b api.Build, toEnd bool) (api.Build, error) {
+	id := b.ID
+	s.Line("build %s  %s/builds/%s", page.Short(id), c.URL, id)
+	if toEnd {
+		err := c.Log(ctx, id, true, show.NewLog(s).Add)
+		if err != nil && ctx.Err() != nil {
+			s.Line("the build goes on: kiln logs -f %s, or kiln cancel %s", page.Short(id), page.Short(id))
+		}
+		if err == nil {
+			b, err = finished(ctx, c, id)
+		}
+		if err != nil {
+			return b, err
+		}
+		show.Verdict(s, b)
+	}
+	if a.json() {
+		return b, a.printJSON(b)
+	}
+	return b, s.Err()
+}
+
+// finished waits until a build whose log has ended has its outcome told.
+func finished(ctx context.Context, c *client.Client, id string) (api.Build, error) {
+	for {
+		b, err := c.Build(ctx, id)
+		if err != nil || b.Finished() {
+			return b, err
+		}
+		timer := time.NewTimer(100 * time.Millisecond)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return b, context.Cause(ctx)
+		}
+	}
+}

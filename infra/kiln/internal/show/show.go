@@ -1,0 +1,195 @@
+// Package show writes for people: log lines with a progress bar below them on
+// a terminal, plain lines otherwise, and tables.
+package show
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"text/tabwriter"
+	"time"
+	"unicode/utf8"
+
+	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/infra/local/api"
+	"github.com/kilnhook/kiln/infra/local/buildlog"
+	"github.com/kilnhook/kiln/infra/local/page"
+)
+
+// barEvery is how often a bar is drawn at most.
+const barEvery = 100 * time.Millisecond
+
+// Screen writes lines and, on a terminal, one bar below the last of them. It
+// is safe for concurrent use.
+type Screen struct {
+	out   io.Writer
+	width func() int // columns of the terminal; nil if out is none
+	now   func() time.Time
+
+	mu    sync.Mutex
+	drawn bool // a bar stands below the last line
+	last  time.Time
+	err   error
+}
+
+// New returns a Screen on out. width tells the terminal's columns and is nil if
+// out is no terminal.
+func New(out io.Writer, width func() int, now func() time.Time) *Screen {
+	return &Screen{out: out, width: width, now: now}
+}
+
+// Terminal reports whether bars are drawn.
+func (s *Screen) Terminal() bool { return s.width != nil }
+
+// Line writes one line above the bar.
+func (s *Screen) Line(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.clear()
+	s.write(fmt.Sprintf(format, args...) + "\n")
+}
+
+// Bar draws how far something is. Where total is 0 it is not known. Without a
+// terminal nothing is drawn.
+func (s *Screen) Bar(label string, current, total int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.now()
+	if s.width == nil || s.drawn && now.Sub(s.last) < barEvery {
+		return
+	}
+	s.last = now
+	s.write("\r\x1b[K" + bar(label, current, total, s.width()))
+	s.drawn = true
+}
+
+// bar is a bar of at most width columns.
+func bar(label string, current, total int64, width int) string {
+	amount := buildlog.Bytes(current)
+	const cells = 24
+	if total > 0 {
+		done := int(cells * min(current, total) / total)
+		amount = strings.Repeat("█", done) + strings.Repeat("░", cells-done) + fmt.Sprintf(" %s of %s", amount, buildlog.Bytes(total))
+	}
+	room := width - utf8.RuneCountInString(amount) - 2
+	if room < 4 {
+		return cut(amount, width-1)
+	}
+	return cut(label, room) + " " + amount
+}
+
+// cut shortens text to n characters.
+func cut(text string, n int) string {
+	if r := []rune(text); len(r) > n {
+		return string(r[:max(n-1, 0)]) + "…"
+	}
+	return text
+}
+
+// Clear takes the bar away.
+func (s *Screen) Clear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.clear()
+}
+
+func (s *Screen) clear() {
+	if s.drawn {
+		s.write("\r\x1b[K")
+		s.drawn = false
+	}
+}
+
+func (s *Screen) write(text string) {
+	if s.err == nil {
+		_, s.err = io.WriteString(s.out, text)
+	}
+}
+
+// Err is the first error of writing.
+func (s *Screen) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// Log shows a build's log as it comes.
+type Log struct {
+	screen *Screen
+	reader buildlog.Reader
+}
+
+// NewLog returns a Log on a screen.
+func NewLog(screen *Screen) *Log { return &Log{screen: screen} }
+
+// Add shows one line of the log.
+func (l *Log) Add(line []byte) error {
+	p := buildlog.Parse(line)
+	lines := l.reader.Add(p)
+	if p.Kind == events.ProgressBytes {
+		l.screen.Bar(l.reader.Label(p), p.Current, p.Total)
+	}
+	for _, text := range lines {
+		l.screen.Line("%s", text)
+	}
+	return l.screen.Err()
+}
+
+// Builds writes a table of builds.
+func Builds(out io.Writer, builds []api.Build, now time.Time) error {
+	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(w, "BUILD\tOUTCOME\tFROM\tIMAGE\tTOOK\tWHEN") // errors come with Flush
+	for _, b := range builds {
+		state, image, took := b.State, b.Request.Image, ""
+		if r := b.Result; r != nil {
+			state = string(r.Outcome)
+			if r.Digest != "" {
+				image += "@" + r.Digest[:min(len(r.Digest), 19)]
+			}
+			if !r.StartedAt.IsZero() && !r.FinishedAt.Before(r.StartedAt) {
+				took = buildlog.Duration(r.FinishedAt.Sub(r.StartedAt).Milliseconds())
+			}
+		}
+		if b.Position > 0 {
+			state += fmt.Sprintf(" #%d", b.Position)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", page.Short(b.ID), state, buildlog.Clean(page.Source(b.Request.Change)), image, took, page.Ago(now, b.Request.RequestedAt))
+	}
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("write table: %w", err)
+	}
+	return nil
+}
+
+// Verdict says in a line or two how a build ended.
+func Verdict(s *Screen, b api.Build) {
+	r := b.Result
+	if r == nil {
+		s.Line("build %s is %s", page.Short(b.ID), b.State)
+		return
+	}
+	took := ""
+	if !r.StartedAt.IsZero() && !r.FinishedAt.Before(r.StartedAt) {
+		took = " in " + buildlog.Duration(r.FinishedAt.Sub(r.StartedAt).Milliseconds())
+	}
+	if r.Outcome != events.OutcomeSuccess {
+		s.Line("build %s: %s%s", page.Short(b.ID), word(*r), took)
+		for line := range strings.SplitSeq(r.Message, "\n") {
+			s.Line("  %s", buildlog.Clean(line))
+		}
+		return
+	}
+	s.Line("build %s: success%s", page.Short(b.ID), took)
+	if b.Request.Image != "" {
+		s.Line("%s@%s", b.Request.Image, r.Digest)
+	}
+}
+
+// word is outcome and class.
+func word(r events.Result) string {
+	if r.Class != "" {
+		return fmt.Sprintf("%s (%s)", r.Outcome, r.Class)
+	}
+	return string(r.Outcome)
+}

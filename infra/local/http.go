@@ -1,0 +1,128 @@
+package local
+
+import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/infra/local/api"
+	"github.com/kilnhook/kiln/infra/local/page"
+)
+
+// hookPath is where the git hook reports.
+const hookPath = "/internal/git-hook"
+
+// handler is everything behind the first listener.
+func (s *Stack) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", s.orError(s.serveListPage))
+	mux.HandleFunc("GET /builds/{id}", s.orError(s.serveBuildPage))
+	mux.HandleFunc("POST /builds/{id}/cancel", s.orError(s.serveCancelForm))
+	mux.HandleFunc("GET /static/{file}", page.Static)
+	mux.HandleFunc("GET /healthz", s.orError(s.serveHealth))
+	mux.HandleFunc("GET /api/builds", s.orError(s.serveBuilds))
+	mux.HandleFunc("GET /api/builds/{id}", s.orError(s.serveBuild))
+	mux.HandleFunc("GET /api/builds/{id}/log", s.orError(s.serveLog))
+	mux.HandleFunc("POST /api/builds/{id}/cancel", s.orError(s.serveCancel))
+	mux.HandleFunc("GET /api/events", s.orError(s.serveEvents))
+	mux.Handle("/events", s.bus.SSEHandler())
+	mux.Handle("POST "+hookPath, s.git.ReportHandler())
+	mux.Handle("GET /schemas/", http.StripPrefix("/schemas/", http.FileServerFS(events.Schemas())))
+	hooks := s.dispatcher.Handler()
+	mux.Handle("/hooks/", hooks)
+	mux.Handle("POST /events/in", hooks)
+	contexts, git := s.bucket.Handler("/contexts/"), s.git.Handler()
+	guarded := s.guard(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// These have names of their own in their paths, which are not to be
+		// tidied up by redirects.
+		switch path := r.URL.Path; {
+		case strings.HasPrefix(path, "/contexts/"):
+			contexts.ServeHTTP(w, r)
+		case strings.HasPrefix(path, "/git/"):
+			git.ServeHTTP(w, r)
+		case strings.HasPrefix(path, "/v2/"), path == "/v2":
+			s.registry.ServeHTTP(w, r)
+		default:
+			mux.ServeHTTP(w, r)
+		}
+	}))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// A forge's webhooks come through tunnels under any host name, and are
+		// signed.
+		if r.URL.Path == "/hooks/github" {
+			hooks.ServeHTTP(w, r)
+			return
+		}
+		guarded.ServeHTTP(w, r)
+	})
+}
+
+// guard keeps web pages of others out: their scripts can neither send requests
+// that change something nor, by a host name that leads to this machine, read.
+func (s *Stack) guard(next http.Handler) http.Handler {
+	origin := http.NewCrossOriginProtection()
+	same := origin.Handler(next)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !s.knownHost(r.Host) {
+			http.Error(w, "unknown host name "+r.Host+": use the address kiln up printed, or allow this one with --allow-host", http.StatusMisdirectedRequest)
+			return
+		}
+		if r.Header.Get("Sec-Fetch-Site") == "cross-site" && r.Header.Get("Sec-Fetch-Mode") != "navigate" {
+			http.Error(w, "this request comes from another site's page", http.StatusForbidden)
+			return
+		}
+		same.ServeHTTP(w, r)
+	})
+}
+
+// knownHost reports whether a client that uses this name for us means us.
+func (s *Stack) knownHost(hostport string) bool {
+	host := hostport
+	if h, _, err := net.SplitHostPort(hostport); err == nil {
+		host = h
+	}
+	host = strings.ToLower(strings.Trim(host, "[]"))
+	if ip := net.ParseIP(host); ip != nil {
+		return true // names can be made to lead here, addresses cannot
+	}
+	return host == "localhost" || strings.HasSuffix(host, ".localhost") || slices.Contains(s.cfg.Hosts, host)
+}
+
+// orError makes a handler of one that returns an error.
+func (s *Stack) orError(h func(w http.ResponseWriter, r *http.Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		err := h(w, r)
+		if err == nil || r.Context().Err() != nil {
+			return
+		}
+		status := http.StatusInternalServerError
+		var bad *badRequestError
+		switch {
+		case errors.As(err, &bad):
+			status = http.StatusBadRequest
+		case errors.Is(err, fs.ErrNotExist):
+			status = http.StatusNotFound
+		default:
+			s.cfg.Log.Error("answer request", "path", r.URL.Path, "err", err)
+		}
+		writeJSON(w, status, api.Error{Error: err.Error()})
+	}
+}
+
+// badRequestError is a request that makes no sense.
+type badRequestError struct{ text string }
+
+func (e *badRequestError) Error() string { return e.text }
+
+// writeJSON answers with a value. That the client is gone is not an error.
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v)
+}

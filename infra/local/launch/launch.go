@@ -1,0 +1,330 @@
+// Package launch runs builds as child processes on this machine: a bounded
+// number at a time, the others waiting in a queue that is fair between tenants
+// and survives a restart.
+//
+// Each build has a directory: log.ndjson holds what the executor said, one
+// events.Progress a line, result.json what it claims, outcome.json what became
+// of it. A build that was handed over and has not ended also has a file in
+// live/. An executor dies with the stack, whatever kills the stack.
+package launch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/kilnhook/kiln/events"
+)
+
+const (
+	logName     = "log.ndjson"
+	resultName  = "result.json"
+	outcomeName = "outcome.json"
+	workName    = "work"
+	liveName    = "live"
+)
+
+// Config says how to run executors. Dir, Executor, Now and Finish are required.
+type Config struct {
+	Dir      string        // of the builds
+	Executor []string      // the command: a path and first arguments
+	Env      []string      // the executor's whole environment beside HOME and TMPDIR
+	Parallel int           // builds at a time; 0 is 2
+	Timeout  time.Duration // of a build whose request has none; 0 is one hour
+	Grace    time.Duration // from SIGTERM to SIGKILL; 0 is 20 seconds
+	MaxLog   int64         // bytes of output kept of one build; 0 is 64 MiB
+	Attempts int           // how often a build is started at most when the stack dies under it; 0 is 3
+
+	// Finish claims and announces the result of a build. It is tried again
+	// until it succeeds or its error wraps fs.ErrNotExist.
+	Finish func(ctx context.Context, buildID string, res events.Result) (events.Result, error)
+	// Started announces that an executor runs; nil announces nothing.
+	Started func(ctx context.Context, req events.Request, at time.Time) error
+	// Context is where the executor gets the files now, and what its environment
+	// needs for that; nil takes the request's.
+	Context func(ctx context.Context, req events.Request) (from string, env []string, err error)
+	// Flags are further flags for the executor. It may take its time, as when a
+	// base image must be made first; say tells the build's log. nil adds none.
+	Flags func(ctx context.Context, req events.Request, say func(text string)) ([]string, error)
+
+	Now func() time.Time
+	Log *slog.Logger // nil discards
+}
+
+// State is where a build stands.
+type State string
+
+// The states of a build that was handed over.
+const (
+	Queued    State = "queued"
+	Running   State = "running"
+	Finishing State = "finishing" // the executor has ended; its outcome is being announced
+)
+
+// Status describes a build that has not ended.
+type Status struct {
+	State    State     `json:"state"`
+	Position int       `json:"position,omitempty"` // in the queue, from 1
+	Attempt  int       `json:"attempt"`
+	Since    time.Time `json:"since"` // when it entered the state
+}
+
+// build is one build that has not ended. Its fields are guarded by the
+// Launcher's lock once it is known there, except Request, which never changes.
+type build struct {
+	live
+	changed   chan struct{} // closed and replaced whenever log or state change
+	stop      func(error)   // ends the running executor; nil if none runs
+	cancelled bool
+}
+
+// Launcher runs executors. Its methods may be called concurrently.
+type Launcher struct {
+	cfg  Config
+	wake chan struct{} // tells Run that there may be something to start
+	oom  func() uint64
+
+	mu     sync.Mutex
+	queue  queue
+	builds map[string]*build // by id: queued, running, finishing
+	busy   map[string]int    // running builds by group
+	last   int64             // order of the newest build in the queue
+}
+
+// errCancelled is why an executor is stopped when its build was cancelled.
+var errCancelled = errors.New("the build was cancelled")
+
+// Open takes up the directory where the last Launcher left it: builds that
+// waited wait again in their order, outcomes that were not announced will be,
+// and what is left of executors that died with the stack is killed and removed.
+// Builds that ran then are not started again by themselves: a sweep hands them
+// over once more, as another attempt.
+func Open(cfg Config) (*Launcher, error) {
+	if cfg.Dir == "" || len(cfg.Executor) == 0 || cfg.Now == nil || cfg.Finish == nil {
+		return nil, errors.New("open launcher: Dir, Executor, Now and Finish are required")
+	}
+	if cfg.Parallel <= 0 {
+		cfg.Parallel = 2
+	}
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = time.Hour
+	}
+	if cfg.Grace <= 0 {
+		cfg.Grace = 20 * time.Second
+	}
+	if cfg.MaxLog <= 0 {
+		cfg.MaxLog = 64 << 20
+	}
+	if cfg.Attempts <= 0 {
+		cfg.Attempts = 3
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	var err error
+	if cfg.Dir, err = filepath.Abs(cfg.Dir); err != nil {
+		return nil, fmt.Errorf("open launcher: %w", err)
+	}
+	l := &Launcher{cfg: cfg, wake: make(chan struct{}, 1), oom: oomKills, builds: map[string]*build{}, busy: map[string]int{}}
+	if err := os.MkdirAll(l.path(liveName), 0o700); err != nil {
+		return nil, fmt.Errorf("open launcher: %w", err)
+	}
+	return l, l.recover()
+}
+
+func (l *Launcher) path(parts ...string) string {
+	return filepath.Join(append([]string{l.cfg.Dir}, parts...)...)
+}
+
+// Launch hands over a build. Once it returned nil, the build will be started,
+// also after a restart. The error wraps fs.ErrExist if the build waits, runs or
+// has ended: launching twice is launching once. A request whose attempt is
+// higher than the one that has ended here starts another.
+func (l *Launcher) Launch(_ context.Context, req events.Request) error {
+	if err := req.Validate(); err != nil {
+		return fmt.Errorf("launch build: %w", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if b := l.builds[req.BuildID]; b != nil {
+		return fmt.Errorf("launch build %s: it is %s: %w", req.BuildID, b.State, fs.ErrExist)
+	}
+	if past, err := l.readOutcome(req.BuildID); err == nil && past.Attempt >= req.Attempt {
+		return fmt.Errorf("launch build %s: it has ended: %w", req.BuildID, fs.ErrExist)
+	}
+	now := l.cfg.Now().UTC()
+	l.last = max(l.last+1, now.UnixNano())
+	b := &build{live: live{Request: req, State: Queued, Since: now, Order: l.last}, changed: make(chan struct{})}
+	if err := os.MkdirAll(l.path(req.BuildID), 0o700); err != nil {
+		return fmt.Errorf("launch build %s: %w", req.BuildID, err)
+	}
+	if err := l.save(b); err != nil {
+		return fmt.Errorf("launch build %s: %w", req.BuildID, err)
+	}
+	l.builds[req.BuildID] = b
+	l.queue.push(b)
+	l.poke()
+	return nil
+}
+
+// Cancel stops a build: one that waits never starts, one that runs gets
+// SIGTERM and, after the grace, SIGKILL with all its process group. It does
+// not wait for that. A build that is not here is no error.
+func (l *Launcher) Cancel(_ context.Context, id string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.builds[id]
+	if b == nil {
+		return nil
+	}
+	b.cancelled = true
+	switch {
+	case b.stop != nil:
+		b.stop(errCancelled)
+	case b.State == Queued && l.queue.remove(id) != nil:
+		now := l.cfg.Now().UTC()
+		b.Outcome = &events.Result{
+			Outcome: events.OutcomeCancelled, Reason: "cancelled",
+			Message: "the build was cancelled before it started", FinishedAt: now,
+		}
+		b.State, b.Since = Finishing, now
+		b.tell()
+		l.poke()
+		return l.save(b)
+	}
+	return nil
+}
+
+// Status says where a build stands; false if it is not here or has ended.
+func (l *Launcher) Status(id string) (Status, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.builds[id]
+	if b == nil {
+		return Status{}, false
+	}
+	st := Status{State: b.State, Attempt: b.Request.Attempt, Since: b.Since}
+	if b.State == Queued {
+		st.Position = 1
+		for _, other := range l.builds {
+			if other.State == Queued && other.Order < b.Order {
+				st.Position++
+			}
+		}
+	}
+	return st, true
+}
+
+// Idle reports whether nothing waits, runs or is about to be announced.
+func (l *Launcher) Idle() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.builds) == 0
+}
+
+// poke makes Run look again. It never blocks.
+func (l *Launcher) poke() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// watch reports whether a build is live and returns a channel that is closed
+// when its log or its state changes.
+func (l *Launcher) watch(id string) (live bool, changed <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if b := l.builds[id]; b != nil {
+		return true, b.changed
+	}
+	return false, nil
+}
+
+// tell wakes those who watch the build. The caller holds the Launcher's lock.
+func (b *build) tell() {
+	close(b.changed)
+	b.changed = make(chan struct{})
+}
+
+// Run starts what waits until ctx is done, and then stops what runs and waits
+// for it. Builds stopped so are lost, not finished: the next Open leaves them
+// for a sweep to launch again.
+func (l *Launcher) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	slots := make(chan struct{}, l.cfg.Parallel)
+	for {
+		for _, b := range l.toFinish() {
+			wg.Go(func() { l.finish(ctx, b) })
+		}
+		for b := l.next(slots); b != nil; b = l.next(slots) {
+			wg.Go(func() {
+				l.run(ctx, b)
+				<-slots
+				l.poke()
+			})
+		}
+		select {
+		case <-l.wake:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// next takes the next build to start and a slot for it; nil if there is no
+// build or no slot.
+func (l *Launcher) next(slots chan struct{}) *build {
+	select {
+	case slots <- struct{}{}:
+	default:
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.queue.pop(l.busy)
+	if b == nil {
+		<-slots
+		return nil
+	}
+	b.State, b.Since = Running, l.cfg.Now().UTC()
+	l.busy[groupOf(b)]++
+	b.tell()
+	return b
+}
+
+// toFinish takes the builds whose outcome is known and that nobody announces.
+func (l *Launcher) toFinish() []*build {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var found []*build
+	for _, b := range l.builds {
+		if b.State == Finishing && !b.announcing {
+			b.announcing = true
+			found = append(found, b)
+		}
+	}
+	return found
+}
+
+// Load counts the builds that wait and those that run.
+func (l *Launcher) Load() (queued, running int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, b := range l.builds {
+		switch b.State {
+		case Queued:
+			queued++
+		case Running:
+			running++
+		}
+	}
+	return queued, running
+}

@@ -1,0 +1,172 @@
+// Package localtest has a stand-in for the executor, for tests of what is
+// around it: it fetches the context in the executor's own spelling, does what
+// the Dockerfile's first line says, and pushes a real image by digest.
+package localtest
+
+import (
+	"archive/tar"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/kilnhook/kiln/events"
+)
+
+// Executor is the program. The Dockerfile's first line may be
+//
+//	# fail         a RUN fails with status 3
+//	# kill         the executor kills itself
+//	# wait FILE    it waits until FILE exists, or SIGTERM
+//	# evil         it prints markup and terminal controls
+//
+// and anything else is a success. args are the flags, without the program's
+// name. It returns the exit status.
+func Executor(args []string) int {
+	flags := map[string]string{}
+	for i := 0; i < len(args); i++ {
+		if i+1 < len(args) && !strings.HasPrefix(args[i+1], "--") {
+			flags[args[i]] = args[i+1]
+			i++
+			continue
+		}
+		flags[args[i]] = ""
+	}
+	res := build(context.Background(), flags)
+	data, err := json.Marshal(res)
+	if err == nil {
+		err = os.WriteFile(flags["--result-file"]+".tmp", data, 0o600)
+	}
+	if err == nil {
+		err = os.Rename(flags["--result-file"]+".tmp", flags["--result-file"])
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "executor:", err)
+		return 1
+	}
+	if res.Outcome != events.OutcomeSuccess {
+		say(events.Progress{Kind: events.ProgressResult, Error: res.Message})
+		return max(res.ExitCode, 1)
+	}
+	say(events.Progress{Kind: events.ProgressResult, Text: res.Digest})
+	return 0
+}
+
+func say(p events.Progress) {
+	p.Time = time.Now()
+	if err := json.NewEncoder(os.Stderr).Encode(p); err != nil {
+		os.Exit(1)
+	}
+}
+
+func build(ctx context.Context, flags map[string]string) events.Result {
+	dockerfile, err := fetch(ctx, flags["--context"], flags["--work-dir"])
+	if err != nil {
+		return events.Result{Outcome: events.OutcomeFailed, Class: events.ClassSource, Message: err.Error(), ExitCode: 1}
+	}
+	step := events.Progress{Kind: events.ProgressStep, ID: "1.1", Name: "[1/1] RUN work", Phase: "run", State: events.StepStarted}
+	say(step)
+	first, _, _ := strings.Cut(dockerfile, "\n")
+	order, arg, _ := strings.Cut(strings.TrimPrefix(first, "# "), " ")
+	switch order {
+	case "fail":
+		step.State, step.Error = events.StepFailed, "status 3"
+		say(step)
+		return events.Result{Outcome: events.OutcomeFailed, Class: events.ClassBuild, Message: "Dockerfile:2: RUN work: status 3", ExitCode: 3}
+	case "kill":
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	case "wait":
+		for {
+			if _, err := os.Stat(arg); err == nil {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	case "evil":
+		say(events.Progress{Kind: events.ProgressOutput, ID: "1.1", Text: "<script>alert(1)</script> \x1b[2Jgone"})
+	default:
+		say(events.Progress{Kind: events.ProgressOutput, ID: "1.1", Text: "hello from " + first})
+	}
+	digest, err := push(ctx, flags["--destination"])
+	if err != nil {
+		return events.Result{Outcome: events.OutcomeError, Class: events.ClassPush, Message: err.Error(), ExitCode: 1}
+	}
+	step.State, step.MS = events.StepDone, 7
+	say(step)
+	return events.Result{Outcome: events.OutcomeSuccess, Digest: digest, Platform: "linux/amd64"}
+}
+
+// fetch returns the context's Dockerfile.
+func fetch(ctx context.Context, from, work string) (string, error) {
+	if p, ok := strings.CutPrefix(from, "tar://"); ok {
+		return fromTar(p)
+	}
+	address, ok := strings.CutPrefix(from, "git://")
+	parts := strings.Split(address, "#")
+	if !ok || len(parts) != 3 || os.Getenv("GIT_PULL_METHOD") != "http" {
+		return "", fmt.Errorf("context %q cannot be fetched", from)
+	}
+	dir := filepath.Join(work, "clone")
+	for _, args := range [][]string{{"init", "-q", dir}, {"-C", dir, "fetch", "-q", "--depth=1", "http://" + parts[0], parts[2]}, {"-C", dir, "checkout", "-q", "FETCH_HEAD"}} {
+		if out, err := exec.CommandContext(ctx, "git", args...).CombinedOutput(); err != nil {
+			return "", fmt.Errorf("git %s: %w: %s", args[0], err, out)
+		}
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "Dockerfile"))
+	return string(data), err
+}
+
+func fromTar(file string) (string, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	zip, err := gzip.NewReader(f)
+	if err != nil {
+		return "", fmt.Errorf("context is not a gzip archive: %w", err)
+	}
+	for r := tar.NewReader(zip); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return "", errors.New("context has no Dockerfile")
+		}
+		if err != nil {
+			return "", err
+		}
+		if path.Clean(h.Name) == "Dockerfile" {
+			data, err := io.ReadAll(r)
+			return string(data), err
+		}
+	}
+}
+
+// push makes an image nobody has and uploads it by digest only.
+func push(ctx context.Context, repository string) (string, error) {
+	img, err := random.Image(10_000, 2)
+	if err != nil {
+		return "", err
+	}
+	digest, err := img.Digest()
+	if err != nil {
+		return "", err
+	}
+	ref, err := name.NewDigest(repository + "@" + digest.String())
+	if err != nil {
+		return "", err
+	}
+	return digest.String(), remote.Write(ref, img, remote.WithContext(ctx))
+}
