@@ -1,0 +1,63 @@
+# make up     starts Kiln on this machine (make up ONCE=1: builds the example and stops)
+# make test   runs every test
+# Both do all their own set-up. make help lists the rest.
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  = -s -w -X main.version=$(VERSION)
+LINT     = $(GO) tool -modfile=.ci/tools/go.mod golangci-lint
+
+.DEFAULT_GOAL := help
+.PHONY: up test lint bench e2e images build setup clean help
+
+
+## up: start the one-machine stack, build the bundled example and keep serving; ONCE=1 stops after the example, UP_FLAGS="…" goes to kiln up
+up:
+	@.ci/setup up
+	@$(MAKE) --no-print-directory build
+	bin/kiln up --executor bin/executor $(if $(ONCE),--once) $(UP_FLAGS)
+
+## test: run every test, with the race detector; TEST_FLAGS="…" goes to go test
+test: setup
+	$(GO) vet ./...
+	@$(GO) run ./e2e/prepare
+	$(GO) test -race -timeout 30m $(TEST_FLAGS) ./...
+
+## lint: check form, style and rules of the source
+lint:
+	@unformatted=$$(gofmt -l .); \
+	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(LINT) run ./...
+
+## bench: run every benchmark
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+## e2e: run the end-to-end tests only, and say what they do
+e2e: setup
+	@$(GO) run ./e2e/prepare
+	$(GO) test -count=1 -v -timeout 30m $(TEST_FLAGS) ./e2e/...
+
+## images: build Kiln's own images with Kiln's executor, as OCI layouts below dist/
+images:
+	@.ci/setup up
+	@$(MAKE) --no-print-directory build
+	infra/images/build dist
+
+## build: compile bin/kiln and bin/executor
+build: export CGO_ENABLED = 0
+build:
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/kiln ./infra/kiln
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/executor ./executor
+
+## clean: remove what was built in this directory
+clean:
+	rm -rf bin dist
+
+## help: list the targets
+help:
+	@sed -n 's/^## \([a-z0-9]*\): /\1\t/p' Makefile | expand -t 8
+
+setup:
+	@.ci/setup test

@@ -1,0 +1,185 @@
+// Package buildkit runs a private BuildKit, whose images are the measure of
+// ours, and builds with it.
+package buildkit
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/kilnhook/kiln/e2e/internal/process"
+)
+
+// startTimeout is how long BuildKit may take to answer on a busy machine.
+const startTimeout = 60 * time.Second
+
+// Options says how to run BuildKit. All are required but Log.
+type Options struct {
+	Binaries Binaries
+	Dir      string    // where it keeps everything; on a filesystem that overlays can stand on
+	Runc     string    // path of runc
+	Registry string    // "127.0.0.1:PORT", plain HTTP; also stands in for docker.io
+	Log      io.Writer // what the daemon logs; may be nil
+}
+
+// Daemon is a running BuildKit.
+type Daemon struct {
+	address string
+	options Options
+	server  *process.Server
+}
+
+// Start starts BuildKit, which needs root, and waits until it answers. It
+// listens on a socket in its directory only, uses the network of the host, and
+// what it mounts is not seen outside.
+func Start(ctx context.Context, o Options) (*Daemon, error) {
+	config := filepath.Join(o.Dir, "buildkitd.toml")
+	if err := os.WriteFile(config, []byte(o.configuration()), 0o644); err != nil {
+		return nil, fmt.Errorf("configure BuildKit: %w", err)
+	}
+	d := &Daemon{address: "unix://" + filepath.Join(o.Dir, "sock"), options: o}
+	cmd := exec.Command(o.Binaries.Daemon, "--config", config, "--addr", d.address, "--root", filepath.Join(o.Dir, "root"))
+	cmd.Env = append(os.Environ(), "TMPDIR="+o.Dir)
+	var err error
+	if d.server, err = process.Start("buildkitd", cmd, true, o.Log, nil); err != nil {
+		return nil, err
+	}
+	if err := d.await(ctx); err != nil {
+		return nil, errors.Join(err, d.server.Stop())
+	}
+	return d, nil
+}
+
+func (o Options) configuration() string {
+	return fmt.Sprintf(`[otel]
+socketPath = %q
+[worker.oci]
+enabled = true
+snapshotter = "overlayfs"
+binary = %q
+networkMode = "host"
+gc = false
+[worker.containerd]
+enabled = false
+[registry."docker.io"]
+mirrors = [%q]
+[registry.%q]
+http = true
+`, filepath.Join(o.Dir, "otel.sock"), o.Runc, o.Registry, o.Registry)
+}
+
+// await waits until the daemon has a worker.
+func (d *Daemon) await(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout,
+		fmt.Errorf("BuildKit does not answer after %v", startTimeout))
+	defer cancel()
+	for {
+		_, err := d.client(ctx, "debug", "workers")
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-d.server.Done():
+			return d.server.Failure()
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w; its last words:\n%s", context.Cause(ctx), err, d.server.Last())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+func (d *Daemon) client(ctx context.Context, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, d.options.Binaries.Client, append([]string{"--addr", d.address}, args...)...)
+	return process.Run(ctx, cmd, nil)
+}
+
+// Request says what to build. Context and Ref are required.
+type Request struct {
+	Context    string            // directory
+	Dockerfile string            // path below Context; "Dockerfile" if empty
+	Ref        string            // "HOST/REPOSITORY:TAG" to push to
+	Target     string            // stage; the last one if empty
+	Args       map[string]string // build arguments
+	Labels     map[string]string // added to the image
+	Cached     bool              // use what earlier builds left in the cache
+}
+
+// Build builds a context directory, pushes the image and returns its digest.
+// The error of a failed build quotes BuildKit's last lines.
+func (d *Daemon) Build(ctx context.Context, r Request) (digest string, err error) {
+	f, err := os.CreateTemp(d.options.Dir, "metadata-*.json")
+	if err != nil {
+		return "", fmt.Errorf("build %s: %w", r.Ref, err)
+	}
+	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
+	if _, err := d.client(ctx, append(r.arguments(), "--metadata-file", f.Name())...); err != nil {
+		return "", fmt.Errorf("build %s with BuildKit: %w", r.Ref, err)
+	}
+	var metadata struct {
+		Digest string `json:"containerimage.digest"`
+	}
+	// The client writes the file anew, so f itself is still empty.
+	content, err := os.ReadFile(f.Name())
+	if err == nil {
+		err = json.Unmarshal(content, &metadata)
+	}
+	if err != nil {
+		return "", fmt.Errorf("read what BuildKit says of %s: %w", r.Ref, err)
+	}
+	return metadata.Digest, nil
+}
+
+func (r Request) arguments() []string {
+	dockerfile := r.Dockerfile
+	if dockerfile == "" {
+		dockerfile = "Dockerfile"
+	}
+	full := filepath.Join(r.Context, dockerfile)
+	args := []string{
+		"build", "--progress=plain", "--frontend=dockerfile.v0",
+		"--local", "context=" + r.Context, "--local", "dockerfile=" + filepath.Dir(full),
+		"--opt", "filename=" + filepath.Base(full),
+		"--output", "type=image,push=true,registry.insecure=true,name=" + r.Ref,
+	}
+	if r.Target != "" {
+		args = append(args, "--opt", "target="+r.Target)
+	}
+	for _, k := range slices.Sorted(maps.Keys(r.Args)) {
+		args = append(args, "--opt", "build-arg:"+k+"="+r.Args[k])
+	}
+	for _, k := range slices.Sorted(maps.Keys(r.Labels)) {
+		args = append(args, "--opt", "label:"+k+"="+r.Labels[k])
+	}
+	if !r.Cached {
+		args = append(args, "--no-cache")
+	}
+	return args
+}
+
+// Stop ends BuildKit and removes what it kept. It may be called twice.
+func (d *Daemon) Stop() error {
+	err := d.server.Stop()
+	return errors.Join(err, removeAll(d.options.Dir))
+}
+
+// removeAll removes a directory's content. Nothing can be mounted in it: what
+// BuildKit mounts goes with its mount namespace.
+func removeAll(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	errs := []error{err}
+	for _, e := range entries {
+		errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+	return errors.Join(errs...)
+}
