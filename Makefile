@@ -15,7 +15,7 @@ LINT     = $(GO) tool -modfile=.ci/tools/go.mod golangci-lint
 up:
 	@.ci/setup up
 	@$(MAKE) --no-print-directory build
-	bin/kiln up --executor bin/executor $(if $(ONCE),--once) $(UP_FLAGS)
+	bin/kiln up --executor bin/executor --example bundled $(if $(ONCE),--once) $(UP_FLAGS)
 
 ## test: run every test, with the race detector; TEST_FLAGS="…" goes to go test
 test: setup

@@ -45,6 +45,7 @@ func newLab(t *testing.T) *lab {
 func newOracle(t *testing.T) *lab {
 	t.Helper()
 	need.Root(t)
+	need.Overlays(t, t.TempDir())
 	l := &lab{runc: need.Command(t, "runc")}
 	program := need.Command(t, "docker-registry")
 	need.Command(t, "mmdebstrap")
@@ -66,8 +67,8 @@ func newOracle(t *testing.T) *lab {
 	_, err = baseimage.Push(t.Context(), odd, l.host+"/library/odd:latest")
 	check(t, err)
 
-	check(t, l.trees.Learn(t.Context(), odd))
 	check(t, l.trees.Learn(t.Context(), debian))
+	check(t, l.trees.Learn(t.Context(), odd))
 
 	l.buildkit, err = buildkit.Start(t.Context(), buildkit.Options{
 		Binaries: binaries, Dir: t.TempDir(), Runc: l.runc, Registry: l.host,

@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // RequireVariable is the environment variable that turns skips into failures.
@@ -38,4 +40,17 @@ func Missing(t testing.TB, what string) {
 		t.Fatalf("this test needs %s and %s=1 forbids to skip it", what, RequireVariable)
 	}
 	t.Skipf("this test needs %s", what)
+}
+
+// Overlays ends the test unless an overlay can be mounted on directories of dir,
+// as it cannot where dir lies on an overlay itself, in a container's own root.
+func Overlays(t testing.TB, dir string) {
+	t.Helper()
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		t.Fatal(err)
+	}
+	if fs.Type == unix.OVERLAYFS_SUPER_MAGIC {
+		Missing(t, "temporary files on another filesystem than an overlay (set TMPDIR)")
+	}
 }

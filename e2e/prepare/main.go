@@ -33,7 +33,7 @@ func prepare(ctx context.Context, log io.Writer) error {
 		fmt.Fprintln(log, "not root: the comparison with BuildKit will be skipped")
 		return nil
 	}
-	if _, err := exec.LookPath("mmdebstrap"); err != nil {
+	if path, _ := exec.LookPath("mmdebstrap"); path == "" {
 		fmt.Fprintln(log, "no mmdebstrap: the comparison with BuildKit will be skipped")
 		return nil
 	}

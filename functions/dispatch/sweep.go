@@ -93,7 +93,7 @@ func (d *Dispatcher) accepted(ctx context.Context, req events.Request) (recorded
 // forget removes a build that was written down and never accepted, once it is
 // certain that nobody is still at it.
 func (d *Dispatcher) forget(ctx context.Context, open record.Open) error {
-	if d.cfg.Now().Sub(open.Request.RequestedAt) < 0 {
+	if d.cfg.Now().Sub(open.Request.RequestedAt) < d.cfg.OrphanAge {
 		return nil
 	}
 	return d.cfg.Ledger.Delete(ctx, record.OpenKey(open.Request))

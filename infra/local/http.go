@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/functions/dispatch"
 	"github.com/kilnhook/kiln/infra/local/api"
 	"github.com/kilnhook/kiln/infra/local/page"
 )
@@ -107,6 +108,8 @@ func (s *Stack) orError(h func(w http.ResponseWriter, r *http.Request) error) ht
 			status = http.StatusBadRequest
 		case errors.Is(err, fs.ErrNotExist):
 			status = http.StatusNotFound
+		case errors.Is(err, dispatch.ErrFinished):
+			status = http.StatusConflict
 		default:
 			s.cfg.Log.Error("answer request", "path", r.URL.Path, "err", err)
 		}

@@ -2,6 +2,7 @@ package local_test
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -195,9 +196,9 @@ func git(t *testing.T, dir string, args ...string) string {
 // Each door starts a build; the stream of events, the list of events and a
 // webhook each have its digest; the image is there under its tags.
 func TestDoors(t *testing.T) {
-	posted := make(chan string, 100)
+	var posted collector
 	hook := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		posted <- r.Header.Get("ce-type") + " " + r.Header.Get("ce-buildid") + " " + r.Header.Get("ce-imagedigest")
+		posted.add(r.Header.Get("ce-type") + " " + r.Header.Get("ce-buildid") + " " + r.Header.Get("ce-imagedigest") + "\n")
 	}))
 	defer hook.Close()
 	cfg := config(t, t.TempDir())
@@ -208,6 +209,13 @@ func TestDoors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stream.Body.Close()
+	var streamed collector
+	go func() {
+		in := bufio.NewScanner(stream.Body)
+		for in.Scan() {
+			streamed.add(in.Text() + "\n")
+		}
+	}()
 
 	repo := t.TempDir()
 	git(t, repo, "init", "-q", "-b", "größe")
@@ -236,16 +244,11 @@ func TestDoors(t *testing.T) {
 		if err != nil || got != b.Result.Digest {
 			t.Errorf("tag %s is %s, %v; want %s", tc.tags, got, err, b.Result.Digest)
 		}
-		want := events.TypeBuildFinished + " " + tc.id + " " + b.Result.Digest
-		for text := range posted {
-			if text == want {
-				break
-			}
-		}
+		posted.await(t, events.TypeBuildFinished+" "+tc.id+" "+b.Result.Digest)
+		streamed.await(t, b.Result.Digest)
 		if _, list := s.do("GET", "/api/events?type="+events.TypeBuildFinished, nil); !strings.Contains(list, tc.id) || !strings.Contains(list, b.Result.Digest) {
 			t.Errorf("list of events: %s", list)
 		}
-		readUntil(t, stream.Body, b.Result.Digest)
 	}
 	if !strings.Contains(said, "started, follow with: kiln logs -f ") {
 		t.Errorf("pusher sees %s", said)
@@ -256,18 +259,31 @@ func TestDoors(t *testing.T) {
 	}
 }
 
-// readUntil reads a stream until a text has gone by.
-func readUntil(t *testing.T, r io.Reader, text string) {
+// collector collects text from elsewhere.
+type collector struct {
+	mu   sync.Mutex
+	text string
+}
+
+func (c *collector) add(text string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.text += text
+}
+
+// await waits until the text is among what was collected.
+func (c *collector) await(t *testing.T, text string) {
 	t.Helper()
-	var seen []byte
-	buf := make([]byte, 4096)
-	for !bytes.Contains(seen, []byte(text)) {
-		n, err := r.Read(buf)
-		seen = append(seen, buf[:n]...)
-		if err != nil {
-			t.Fatalf("no %s in %s: %v", text, seen, err)
+	for range 1000 {
+		c.mu.Lock()
+		have := c.text
+		c.mu.Unlock()
+		if strings.Contains(have, text) {
+			return
 		}
+		time.Sleep(10 * time.Millisecond)
 	}
+	t.Errorf("no %q in %s", text, c.text)
 }
 
 // A restart loses no build, event, tag or log, keeps the address, and gives
@@ -299,7 +315,9 @@ func TestRestart(t *testing.T) {
 	}
 	for id, attempt := range map[string]int{running: 2, waiting: 1} {
 		b := s.finish(id)
-		var e struct{ Data struct{ Build struct{ Attempt int } } }
+		var e struct {
+			Data struct{ Build struct{ Attempt int } }
+		}
 		if err := json.Unmarshal(*b.Event, &e); err != nil || b.Result.Outcome != events.OutcomeSuccess || e.Data.Build.Attempt != attempt {
 			t.Errorf("attempt %d, want %d: %+v %v", e.Data.Build.Attempt, attempt, b.Result, err)
 		}

@@ -16,6 +16,7 @@ import (
 func start(t *testing.T) (*Daemon, string) {
 	t.Helper()
 	need.Root(t)
+	need.Overlays(t, t.TempDir())
 	program, runc := need.Command(t, "docker-registry"), need.Command(t, "runc")
 	need.Command(t, "mmdebstrap")
 	dir, err := cache.Default()

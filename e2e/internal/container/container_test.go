@@ -30,6 +30,7 @@ type report struct {
 func image(t *testing.T) Spec {
 	t.Helper()
 	need.Root(t)
+	need.Overlays(t, t.TempDir())
 	runc := need.Command(t, "runc")
 	root := t.TempDir()
 	program := filepath.Join(root, "kaniko", "executor")

@@ -379,6 +379,17 @@ func TestCancel(t *testing.T) {
 	}
 }
 
+// smallFiles refuses files of more than 64 KiB: a few bytes of an archive may
+// stand for any number of zeros.
+type smallFiles struct{ rootfs.FS }
+
+func (s smallFiles) Put(e rootfs.Entry, r io.Reader) error {
+	if e.Size > 64<<10 {
+		return errors.New("too large")
+	}
+	return s.FS.Put(e, r)
+}
+
 func FuzzUnpack(f *testing.F) {
 	f.Add(tarOf(f,
 		tar.Header{Name: "../a", Typeflag: tar.TypeReg}, tar.Header{Name: "l", Typeflag: tar.TypeSymlink, Linkname: "/../../x"},
@@ -389,7 +400,7 @@ func FuzzUnpack(f *testing.F) {
 	outside := "dir etc\nfile etc/passwd \"root\"\nlink in -> dest\n"
 	f.Fuzz(func(t *testing.T, archive []byte) {
 		root := buildTree(t, outside+"dir dest\nlink dest/up -> ..\nlink dest/abs -> /etc\n")
-		u := &unpacker{root: root, dest: "dest", in: Inputs{}}
+		u := &unpacker{root: smallFiles{root}, dest: "dest", in: Inputs{}}
 		_ = u.unpack(t.Context(), bytes.NewReader(archive)) //nolint:errcheck // any error will do
 		if err := root.Remove("dest"); err != nil {
 			t.Fatal(err)

@@ -8,15 +8,18 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sys/unix"
 	"golang.org/x/tools/txtar"
 
 	"github.com/kilnhook/kiln/executor/internal/dockerfile"
 	"github.com/kilnhook/kiln/executor/internal/plan"
+	"github.com/kilnhook/kiln/executor/internal/rootfs"
 )
 
 var update = flag.Bool("update", false, "rewrite the trees in testdata")
@@ -35,33 +38,91 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// What holds in memory holds on a disk, times aside: there every file has one.
+func TestGoldenOnDisk(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("files cannot be given away without root")
+	}
+	files, err := filepath.Glob("testdata/*.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	times := regexp.MustCompile(` @\d+`)
+	for _, name := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(name), ".txtar"), func(t *testing.T) {
+			ar, err := txtar.ParseFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			result := carryOut(t, ar, func(tree string) rootfs.FS {
+				if strings.Contains(tree, "char ") {
+					if err := unix.Mknod(filepath.Join(t.TempDir(), "null"), unix.S_IFCHR, 0); err != nil {
+						t.Skip("devices cannot be made here")
+					}
+				}
+				d, err := rootfs.OpenDir(t.TempDir())
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = d.Close() })
+				fillTree(t, d, tree)
+				return d
+			})
+			want := ar.Files[len(ar.Files)-1]
+			if want.Name == "error" || result.Name == "error" {
+				if want.Name != result.Name {
+					t.Errorf("got %s %s", result.Name, result.Data)
+				}
+				return
+			}
+			if got, want := times.ReplaceAllString(string(result.Data), ""), times.ReplaceAllString(string(want.Data), ""); got != want {
+				t.Errorf("got\n%s\nwant\n%s", got, want)
+			}
+		})
+	}
+}
+
 func golden(t *testing.T, name string) {
 	ar, err := txtar.ParseFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	trees := map[string]string{}
-	var kept []txtar.File
-	want := ""
-	for _, f := range ar.Files {
-		if f.Name == "tree" || f.Name == "error" {
-			want = "-- " + f.Name + " --\n" + string(f.Data)
-			continue
-		}
-		trees[f.Name] = string(f.Data)
-		kept = append(kept, f)
+	result := carryOut(t, ar, func(tree string) rootfs.FS { return buildTree(t, tree) })
+	last := len(ar.Files) - 1
+	if f := ar.Files[last]; f.Name == result.Name && string(f.Data) == string(result.Data) {
+		return
 	}
-	result := txtar.File{Name: "tree"}
-	root := buildTree(t, trees["root"])
+	if !*update {
+		t.Fatalf("got\n-- %s --\n%s\nwant\n-- %s --\n%s", result.Name, result.Data, ar.Files[last].Name, ar.Files[last].Data)
+	}
+	if f := ar.Files[last]; f.Name == "tree" || f.Name == "error" {
+		ar.Files = ar.Files[:last]
+	}
+	ar.Files = append(ar.Files, result)
+	if err := os.WriteFile(name, txtar.Format(ar), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// carryOut does what the Dockerfile of a golden file says on filesystems that
+// are made of its trees.
+func carryOut(t *testing.T, ar *txtar.Archive, build func(tree string) rootfs.FS) txtar.File {
+	t.Helper()
+	trees := map[string]string{}
+	for _, f := range ar.Files {
+		trees[f.Name] = string(f.Data)
+	}
+	root := build(trees["root"])
 	var notes strings.Builder
 	in := Inputs{
-		Context: buildTree(t, trees["context"]),
-		From:    buildTree(t, trees["from"]),
+		Context: build(trees["context"]),
+		From:    build(trees["from"]),
 		Now:     func() time.Time { return time.Unix(1000, 0) },
 		Note:    func(s string) { fmt.Fprintf(&notes, "note %s\n", s) },
 		Fetch:   fakeFetch,
 	}
 	if text, ok := trees[".dockerignore"]; ok {
+		var err error
 		if in.Ignore, err = dockerfile.ParseIgnore(".dockerignore", []byte(text)); err != nil {
 			t.Fatal(err)
 		}
@@ -70,24 +131,11 @@ func golden(t *testing.T, name string) {
 		if step.Op == nil {
 			continue
 		}
-		if err = Do(t.Context(), root, step.Op, in); err != nil {
-			break
+		if err := Do(t.Context(), root, step.Op, in); err != nil {
+			return txtar.File{Name: "error", Data: []byte(err.Error() + "\n")}
 		}
 	}
-	if err != nil {
-		result = txtar.File{Name: "error", Data: []byte(err.Error() + "\n")}
-	} else {
-		result.Data = []byte(printTree(t, root) + notes.String())
-	}
-	if got := "-- " + result.Name + " --\n" + string(result.Data); got != want {
-		if !*update {
-			t.Fatalf("got\n%s\nwant\n%s", got, want)
-		}
-		ar.Files = append(kept, result)
-		if err := os.WriteFile(name, txtar.Format(ar), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
+	return txtar.File{Name: "tree", Data: []byte(printTree(t, root) + notes.String())}
 }
 
 func planSteps(t testing.TB, text string) []plan.Step {

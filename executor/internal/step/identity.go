@@ -18,9 +18,9 @@ import (
 // maxUserFile is how much of /etc/passwd and /etc/group is read, in bytes.
 const maxUserFile = 10 << 20
 
-// ErrUnknownUser is wrapped by errors about a user or group name that is not in
-// the image's /etc/passwd or /etc/group.
-var ErrUnknownUser = errors.New("it is not there")
+// ErrUnknownUser is the kind of the errors about a user or group name that is
+// not in the image's /etc/passwd or /etc/group.
+var ErrUnknownUser = errors.New("unknown user or group")
 
 // Identity is who a process runs as.
 type Identity struct {
@@ -154,7 +154,7 @@ func findUser(root rootfs.FS, user string) (account, error) {
 	case user == "root":
 		found = &account{}
 	default:
-		return account{}, fmt.Errorf("look up user %q in the image's /etc/passwd: %w", user, ErrUnknownUser)
+		return account{}, &plainError{fmt.Sprintf("user %q is not in /etc/passwd", user), ErrUnknownUser}
 	}
 	if found.home == "" {
 		found.home = "/"
@@ -182,7 +182,7 @@ func findGroup(root rootfs.FS, group string) (int, error) {
 		return 0, nil
 	}
 	if !known {
-		return 0, fmt.Errorf("look up group %q in the image's /etc/group: %w", group, ErrUnknownUser)
+		return 0, &plainError{fmt.Sprintf("group %q is not in /etc/group", group), ErrUnknownUser}
 	}
 	return gid, nil
 }

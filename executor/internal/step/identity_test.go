@@ -136,7 +136,7 @@ func (h hugePasswd) Lstat(name string) (rootfs.Entry, error) {
 // exists.
 func TestRun(t *testing.T) {
 	root := buildTree(t, users)
-	op := plan.Run{Args: []string{"x"}, User: "app", Dir: "/work/dir"}
+	op := plan.Run{Args: []string{"x"}, User: "app", Dir: "/srv/dir"}
 	failure := errors.New("exit status 3")
 	var who Identity
 	err := Do(t.Context(), root, op, Inputs{Run: func(_ context.Context, got plan.Run, id Identity) error {
@@ -149,7 +149,7 @@ func TestRun(t *testing.T) {
 	if err != failure || who.UID != 100 || who.Home != "/home/app" { //nolint:errorlint // as it is
 		t.Errorf("%v as %v", err, who)
 	}
-	if e, err := root.Lstat("work/dir"); err != nil || e.Mode != fs.ModeDir|0o755 || e.UID != 0 {
+	if e, err := root.Lstat("srv/dir"); err != nil || e.Mode != fs.ModeDir|0o755 || e.UID != 0 {
 		t.Errorf("directory is %v, %v", e, err)
 	}
 	for _, bad := range []plan.Run{{User: "nobody", Dir: "/"}, {Dir: "/etc/passwd/x"}} {

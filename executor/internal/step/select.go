@@ -77,23 +77,30 @@ func follow(src rootfs.FS, name string) (selected, error) {
 	return selected{name: real, base: path.Base(name), entry: e}, err
 }
 
-// notFound is an error for a source that does not exist.
-type notFound struct{ text string }
+// plainError says text and is kind, without saying what kind says.
+type plainError struct {
+	text string
+	kind error
+}
 
-func (e *notFound) Error() string { return e.text }
-func (e *notFound) Unwrap() error { return fs.ErrNotExist }
+func (e *plainError) Error() string { return e.text }
+func (e *plainError) Unwrap() error { return e.kind }
+
+func notFound(format string, args ...any) error {
+	return &plainError{fmt.Sprintf(format, args...), fs.ErrNotExist}
+}
 
 // missing says why a source is not there. name is what the pattern leads to.
 func missing(pattern, name string, in Inputs) error {
 	switch {
 	case in.From != nil:
-		return &notFound{fmt.Sprintf("/%s is not in the source", pattern)}
+		return notFound("/%s is not in the source", pattern)
 	case in.Ignore.Excluded(name) && name != pattern:
-		return &notFound{fmt.Sprintf("%s is not in the build context: it leads to %s, which %s excludes", pattern, name, in.Ignore.Name())}
+		return notFound("%s is not in the build context: it leads to %s, which %s excludes", pattern, name, in.Ignore.Name())
 	case in.Ignore.Excluded(name):
-		return &notFound{fmt.Sprintf("%s is not in the build context: %s excludes it", pattern, in.Ignore.Name())}
+		return notFound("%s is not in the build context: %s excludes it", pattern, in.Ignore.Name())
 	}
-	return &notFound{pattern + " is not in the build context"}
+	return notFound("%s is not in the build context", pattern)
 }
 
 // splitPattern splits a pattern before its first component with a wildcard.

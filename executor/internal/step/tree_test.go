@@ -1,7 +1,6 @@
 package step
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"io/fs"
@@ -27,6 +26,15 @@ import (
 func buildTree(t testing.TB, text string) *rootfs.Mem {
 	t.Helper()
 	m := rootfs.NewMem()
+	fillTree(t, m, text)
+	return m
+}
+
+// fillTree puts the files of a tree into a filesystem. Directories get their
+// modes and times once all is in them.
+func fillTree(t testing.TB, m rootfs.FS, text string) {
+	t.Helper()
+	var dirs []rootfs.Entry
 	for line := range strings.Lines(text) {
 		if line = strings.TrimSpace(line); line == "" {
 			continue
@@ -41,8 +49,15 @@ func buildTree(t testing.TB, text string) *rootfs.Mem {
 		if err := m.Put(e, strings.NewReader(content)); err != nil {
 			t.Fatalf("%s: %v", line, err)
 		}
+		if e.Mode.IsDir() {
+			dirs = append(dirs, e)
+		}
 	}
-	return m
+	for _, e := range dirs {
+		if err := m.Put(e, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func parseEntry(t testing.TB, line string) (rootfs.Entry, string) {
@@ -177,5 +192,3 @@ func printEntry(e rootfs.Entry) string {
 	}
 	return "file" + perm + owner + at + " " + e.Name
 }
-
-var _ = bytes.NewReader

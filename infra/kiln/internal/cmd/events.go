@@ -63,7 +63,7 @@ func (a *app) printEvent(e client.Event) error {
 	}
 	var ce struct {
 		Time, Subject, BuildID, Outcome string
-		Data                            struct{ Reason, Message, Name, Location string }
+		Data                            struct{ Reason, Message string }
 	}
 	if err := json.Unmarshal(e.Data, &ce); err != nil {
 		return fmt.Errorf("read event %d: %w", e.Seq, err)
@@ -75,8 +75,12 @@ func (a *app) printEvent(e client.Event) error {
 			words = append(words, w)
 		}
 	}
-	if ce.Outcome != "" && ce.Outcome != string(events.OutcomeSuccess) {
-		words = append(words, "("+ce.Data.Message+")")
+	why := ce.Data.Message
+	if why == "" {
+		why = ce.Data.Reason
+	}
+	if ce.Outcome != "" && ce.Outcome != string(events.OutcomeSuccess) && why != "" {
+		words = append(words, "("+why+")")
 	}
 	_, err := fmt.Fprintln(a.Stdout, buildlog.Clean(strings.ReplaceAll(strings.Join(words, "  "), "\n", " ")))
 	return err

@@ -97,7 +97,11 @@ func send(ctx context.Context, c *client.Client, s *show.Screen, sub submission)
 	for _, name := range files.Skipped {
 		s.Line("left out %s: it is neither file, directory nor link", buildlog.Clean(name))
 	}
-	s.Line("sending %d files, %s", files.Files, buildlog.Bytes(files.Bytes))
+	noun := "files"
+	if files.Files == 1 {
+		noun = "file"
+	}
+	s.Line("sending %d %s, %s", files.Files, noun, buildlog.Bytes(files.Bytes))
 	meta := map[string]string{}
 	if sub.trigger != "" {
 		meta[trigger.MetaTrigger] = sub.trigger

@@ -175,7 +175,11 @@ func Verdict(s *Screen, b api.Build) {
 	}
 	if r.Outcome != events.OutcomeSuccess {
 		s.Line("build %s: %s%s", page.Short(b.ID), word(*r), took)
-		for line := range strings.SplitSeq(r.Message, "\n") {
+		why := r.Message
+		if why == "" {
+			why = r.Reason
+		}
+		for line := range strings.SplitSeq(why, "\n") {
 			s.Line("  %s", buildlog.Clean(line))
 		}
 		return
