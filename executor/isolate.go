@@ -20,13 +20,13 @@ type isolation struct {
 	why  string // overlay could not be had
 }
 
-// errEntered says that another process did the work and what its exit status is.
-type errEntered struct{ status int }
+// enteredError says that another process did the work and what its exit status is.
+type enteredError struct{ status int }
 
-func (e errEntered) Error() string { return fmt.Sprintf("ended with status %d", e.status) }
+func (e enteredError) Error() string { return fmt.Sprintf("ended with status %d", e.status) }
 
 // isolate decides how to build. For Overlay mode it starts the program again
-// inside a namespace; in the process outside, it returns errEntered in the end.
+// inside a namespace; in the process outside, it returns enteredError in the end.
 func isolate(ctx context.Context, c *config, p process, workDir string) (isolation, error) {
 	mode, err := sandbox.ParseMode(c.isolation)
 	if err != nil {
@@ -40,11 +40,11 @@ func isolate(ctx context.Context, c *config, p process, workDir string) (isolati
 		ns, err := sandbox.Probe(ctx, workDir)
 		if err == nil {
 			args := append(append([]string{}, p.args...), "--work-dir="+workDir)
-			status, err := sandbox.Enter(ns, args, p.env)
+			status, err := sandbox.Enter(ctx, ns, args, p.env, [3]*os.File{p.stdin, p.stdout, p.stderr})
 			if err != nil {
 				return isolation{}, err
 			}
-			return isolation{}, errEntered{status}
+			return isolation{}, enteredError{status}
 		}
 		if mode == sandbox.Overlay || !errors.Is(err, sandbox.ErrNoOverlay) {
 			return isolation{}, err

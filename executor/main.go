@@ -23,7 +23,7 @@ import (
 var version = "dev"
 
 func main() {
-	if status, acted := sandbox.Child(os.Args); acted {
+	if status, acted := sandbox.Child(os.Args, os.Environ(), os.Stdout, os.Stderr); acted {
 		os.Exit(status)
 	}
 	os.Exit(run())

@@ -210,7 +210,11 @@ func (s *session) sendEvent(ctx context.Context) error {
 		if !retry || try == sendTries {
 			return fmt.Errorf("send event to %s: %w", source.Redact(s.c.eventSink), err)
 		}
-		time.Sleep(wait)
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(wait):
+		}
 		wait *= 3
 	}
 }

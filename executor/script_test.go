@@ -30,7 +30,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if status, acted := sandbox.Child(os.Args); acted {
+	if status, acted := sandbox.Child(os.Args, os.Environ(), os.Stdout, os.Stderr); acted {
 		os.Exit(status)
 	}
 	testscript.Main(m, map[string]func(){"executor": main})

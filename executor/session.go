@@ -60,7 +60,7 @@ func execute(ctx context.Context, c *config, p process) int {
 		s.workDir = workDir
 		s.iso, err = isolate(ctx, c, p, workDir)
 	}
-	var entered errEntered
+	var entered enteredError
 	if errors.As(err, &entered) {
 		return entered.status
 	}

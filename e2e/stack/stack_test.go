@@ -36,7 +36,7 @@ import (
 const patience = 2 * time.Minute
 
 // programs are compiled once.
-var programs struct { //nolint:gochecknoglobals // made by TestMain
+var programs struct { // made by TestMain
 	kiln, executor string
 }
 
@@ -196,13 +196,6 @@ type event struct {
 			TagsMoved  []string
 		}
 	}
-}
-
-func parseEvent(t *testing.T, raw []byte) event {
-	t.Helper()
-	var e event
-	check(t, json.Unmarshal(raw, &e))
-	return e
 }
 
 // subscriber reads GET /events from the beginning.

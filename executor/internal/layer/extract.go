@@ -175,7 +175,7 @@ func (a *readAhead) Read(p []byte) (int, error) {
 // stop ends the reading and returns the hash of everything that was read.
 func (a *readAhead) stop() []byte {
 	close(a.quit)
-	for range a.full { //nolint:revive // drained so that fill can end
+	for range a.full { // drained so that fill can end
 	}
 	<-a.done
 	return a.sum.Sum(nil)

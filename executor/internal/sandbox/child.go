@@ -26,8 +26,8 @@ const selfExe = "/proc/self/exe"
 
 // Child acts if this process was started by the sandbox for a role, and then
 // returns true and the exit status; for most roles it does not return at all.
-// main calls it before anything else.
-func Child(args []string) (status int, acted bool) {
+// main calls it before anything else, with what it was itself given.
+func Child(args, env []string, stdout, stderr io.Writer) (status int, acted bool) {
 	if len(args) == 0 {
 		return 0, false
 	}
@@ -35,9 +35,9 @@ func Child(args []string) (status int, acted bool) {
 	case roleRun:
 		return runChild(), true
 	case roleProbe:
-		return probeChild(args[1:]), true
+		return probeChild(args[1:], stdout), true
 	case roleEnter:
-		return enterChild(args[1:]), true
+		return enterChild(args[1:], env, stderr), true
 	}
 	return 0, false
 }
@@ -59,7 +59,7 @@ func Inside(lookup func(string) (string, bool)) (Namespace, bool) {
 // enterChild waits until its ids are mapped and becomes the program proper:
 // only an exec after the mapping gives the capabilities of the namespace's
 // root. Its arguments are the descriptor to wait on and the program's own.
-func enterChild(args []string) int {
+func enterChild(args, env []string, stderr io.Writer) int {
 	fd, err := strconv.Atoi(args[0])
 	if err == nil {
 		f := os.NewFile(uintptr(fd), "mapped")
@@ -67,9 +67,9 @@ func enterChild(args []string) int {
 		_ = f.Close()
 	}
 	if err == nil {
-		err = syscall.Exec(selfExe, args[1:], os.Environ())
+		err = syscall.Exec(selfExe, args[1:], env)
 	}
-	fmt.Fprintf(os.Stderr, "enter namespace: %v\n", err)
+	fmt.Fprintf(stderr, "enter namespace: %v\n", err)
 	return 1
 }
 

@@ -47,7 +47,7 @@ type probeResult struct {
 
 func probe(ctx context.Context, workDir string, ns Namespace) (probeResult, error) {
 	var out, diag bytes.Buffer
-	cmd, err := start(ns, []string{roleProbe, workDir, userFlag(ns)}, nil, func(c *exec.Cmd) {
+	cmd, err := start(ctx, ns, []string{roleProbe, workDir, userFlag(ns)}, nil, func(c *exec.Cmd) {
 		c.Stdout, c.Stderr = &out, &diag
 	})
 	if err != nil {
@@ -75,8 +75,8 @@ func userFlag(ns Namespace) string {
 
 // Enter runs this program again, with the same arguments, inside the
 // namespaces that ns names, passes signals on to it and returns its exit
-// status. The child dies with this process.
-func Enter(ns Namespace, args, env []string) (int, error) {
+// status. The child gets the standard streams and dies with this process.
+func Enter(ctx context.Context, ns Namespace, args, env []string, std [3]*os.File) (int, error) {
 	carried, err := json.Marshal(ns)
 	if err != nil {
 		return 1, fmt.Errorf("enter namespace: %w", err)
@@ -88,8 +88,8 @@ func Enter(ns Namespace, args, env []string) (int, error) {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
 	defer signal.Stop(signals)
-	cmd, err := start(ns, args, env, func(c *exec.Cmd) {
-		c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd, err := start(ctx, ns, args, env, func(c *exec.Cmd) {
+		c.Stdin, c.Stdout, c.Stderr = std[0], std[1], std[2]
 	})
 	if err != nil {
 		return 1, fmt.Errorf("enter namespace: %w", err)
@@ -121,7 +121,7 @@ func Enter(ns Namespace, args, env []string) (int, error) {
 }
 
 // start starts this program with args in new namespaces.
-func start(ns Namespace, args, env []string, set func(*exec.Cmd)) (*exec.Cmd, error) {
+func start(ctx context.Context, ns Namespace, args, env []string, set func(*exec.Cmd)) (*exec.Cmd, error) {
 	cmd := &exec.Cmd{Path: selfExe, Args: args, Env: env}
 	set(cmd)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
@@ -142,5 +142,5 @@ func start(ns Namespace, args, env []string, set func(*exec.Cmd)) (*exec.Cmd, er
 		cmd.SysProcAttr.GidMappingsEnableSetgroups = true
 		return cmd, cmd.Start()
 	}
-	return startMapped(cmd)
+	return startMapped(ctx, cmd)
 }

@@ -42,7 +42,7 @@ func ownIDs(path string) ([]syscall.SysProcIDMap, error) {
 // startMapped starts cmd in a user namespace whose ids newuidmap and newgidmap
 // map: the user becomes root and the range of /etc/subuid the others. Without
 // these programs, or without a range, only root is mapped.
-func startMapped(cmd *exec.Cmd) (*exec.Cmd, error) {
+func startMapped(ctx context.Context, cmd *exec.Cmd) (*exec.Cmd, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -54,7 +54,7 @@ func startMapped(cmd *exec.Cmd) (*exec.Cmd, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	if err := mapIDs(cmd.Process.Pid); err != nil {
+	if err := mapIDs(ctx, cmd.Process.Pid); err != nil {
 		_ = cmd.Process.Kill()
 		return nil, errors.Join(err, cmd.Wait())
 	}
@@ -65,7 +65,7 @@ func startMapped(cmd *exec.Cmd) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-func mapIDs(pid int) error {
+func mapIDs(ctx context.Context, pid int) error {
 	me, err := user.Current()
 	if err != nil {
 		return fmt.Errorf("map ids: %w", err)
@@ -80,7 +80,6 @@ func mapIDs(pid int) error {
 			return fmt.Errorf("a build needs more ids than one user's: install %s (package uidmap) and give %s a range in %s",
 				m.tool, me.Username, m.ranges)
 		}
-		ctx := context.Background()
 		out, err := exec.CommandContext(ctx, tool, strconv.Itoa(pid), "0", m.own, "1",
 			"1", strconv.Itoa(first), strconv.Itoa(min(n, maxIDs-1))).CombinedOutput()
 		if err != nil {

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,7 +15,7 @@ import (
 // probeChild tries, inside new namespaces, all that Overlay mode needs, and
 // prints a probeResult. Its arguments are the work directory and whether it is
 // in a user namespace.
-func probeChild(args []string) int {
+func probeChild(args []string, stdout io.Writer) int {
 	var res probeResult
 	if len(args) == 3 && args[0] == "proc" {
 		return probeProc(args[1])
@@ -26,7 +27,7 @@ func probeChild(args []string) int {
 	if err := tryOverlay(args[0], ns, &res); err != nil {
 		res.Error = err.Error()
 	}
-	if err := json.NewEncoder(os.Stdout).Encode(res); err != nil {
+	if err := json.NewEncoder(stdout).Encode(res); err != nil {
 		return 1
 	}
 	return 0

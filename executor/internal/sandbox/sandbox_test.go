@@ -14,7 +14,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if status, acted := Child(os.Args); acted {
+	if status, acted := Child(os.Args, os.Environ(), os.Stdout, os.Stderr); acted {
 		os.Exit(status)
 	}
 	nstest.Main(m)

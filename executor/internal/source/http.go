@@ -103,7 +103,7 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 // download fetches and unpacks an archive.
 func download(ctx context.Context, u *url.URL, opt *Options) (*Context, error) {
 	d := &downloader{client: newClient(opt, false), url: u, opt: opt}
-	resp, err := d.start(ctx)
+	resp, err := d.start(ctx) //nolint:bodyclose // the archive's reader closes it
 	if err != nil {
 		return nil, err
 	}

@@ -75,8 +75,8 @@ func (t *tree) finishDirs() error {
 
 func (t *tree) finishDir(d dirTimes) error {
 	info, err := t.root.Lstat(d.name)
-	if err != nil || !info.IsDir() { // replaced by a later entry
-		return nil
+	if err != nil || !info.IsDir() {
+		return nil //nolint:nilerr // replaced by a later entry
 	}
 	if err := t.root.Chmod(d.name, d.mode); err != nil {
 		return err

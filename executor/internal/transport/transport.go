@@ -90,7 +90,7 @@ func New(opt Options) http.RoundTripper {
 func refuseLinkLocal(_, address string, _ syscall.RawConn) error {
 	ap, err := netip.ParseAddrPort(address)
 	if err != nil {
-		return nil // not an IP address: nothing to judge
+		return nil //nolint:nilerr // not an IP address: nothing to judge
 	}
 	if a := ap.Addr().Unmap(); a.IsLinkLocalUnicast() || a == awsMetadataIPv6() {
 		return fmt.Errorf("connect to %s: %w", address, ErrLinkLocal)
