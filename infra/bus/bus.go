@@ -109,8 +109,7 @@ func Open(dir string, opts Options) (*Bus, error) {
 		places: map[identity]uint64{}, pins: map[string]uint64{}, grown: make(chan struct{}),
 	}
 	if err := b.load(); err != nil {
-		b.closeFiles()
-		return nil, fmt.Errorf("open spool %s: %w", dir, err)
+		return nil, fmt.Errorf("open spool %s: %w", dir, errors.Join(err, b.closeFiles()))
 	}
 	return b, nil
 }

@@ -65,6 +65,9 @@ func (b *Bus) startOf(r *http.Request) (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("last event id %q is not a number this stream gave out", text)
 	}
+	if after > last {
+		return 0, nil
+	}
 	return after, nil
 }
 
