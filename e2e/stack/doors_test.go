@@ -28,6 +28,7 @@ func TestDoorsAndSubscribers(t *testing.T) {
 	defer receiver.Close()
 	s := start(t, "--webhook", receiver.URL)
 	sub := s.subscribe(t)
+	followed := s.follow(t)
 	dir := app(t, working)
 
 	t.Run("curl", func(t *testing.T) {
@@ -81,8 +82,28 @@ func TestDoorsAndSubscribers(t *testing.T) {
 			if !strings.Contains(listed, e.ImageDigest) {
 				t.Errorf("kiln events does not have %s", e.ImageDigest)
 			}
+			until(t, "kiln events -f prints "+e.ImageDigest, func() bool {
+				out, err := os.ReadFile(followed)
+				return err == nil && strings.Contains(string(out), e.ImageDigest)
+			})
 		}
 	})
+}
+
+// follow starts kiln events -f and returns the file that it prints to.
+func (s *server) follow(t *testing.T) string {
+	t.Helper()
+	out, err := os.Create(filepath.Join(t.TempDir(), "followed"))
+	check(t, err)
+	cmd := exec.Command(programs.kiln, "events", "-f", "--output", "json", "--server", s.url)
+	cmd.Stdout, cmd.Stderr = out, os.Stderr
+	check(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		check(t, out.Close())
+	})
+	return out.Name()
 }
 
 // webhook is a subscriber that gets events posted.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"os"
@@ -18,8 +19,10 @@ import (
 // executor beside it.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"kiln":     func() { os.Exit(run()) },
-		"executor": func() { os.Exit(localtest.Executor(os.Args[1:])) },
+		"kiln": func() { os.Exit(run()) },
+		"executor": func() {
+			os.Exit(localtest.Executor(context.Background(), localtest.Process{Args: os.Args[1:], Stderr: os.Stderr, Getenv: os.Getenv, Now: time.Now}))
+		},
 	})
 }
 

@@ -128,13 +128,23 @@ func (s *Stack) path(parts ...string) string {
 }
 
 // Registry is the host:port of the stack's own registry.
-func (s *Stack) Registry() string { return s.http.Addr().String() }
+func (s *Stack) Registry() string { return reachable(s.http) }
 
 // URL is the address of the page, the API and all doors but S3.
-func (s *Stack) URL() string { return "http://" + s.http.Addr().String() }
+func (s *Stack) URL() string { return "http://" + reachable(s.http) }
 
 // S3URL is the address for S3 clients.
-func (s *Stack) S3URL() string { return "http://" + s.s3.Addr().String() }
+func (s *Stack) S3URL() string { return "http://" + reachable(s.s3) }
+
+// reachable is the host:port at which programs on this machine reach a
+// listener, also one that listens on every interface.
+func reachable(l net.Listener) string {
+	host, port, err := net.SplitHostPort(l.Addr().String())
+	if ip := net.ParseIP(host); err == nil && ip != nil && ip.IsUnspecified() {
+		return net.JoinHostPort("127.0.0.1", port)
+	}
+	return l.Addr().String()
+}
 
 // openStores opens what holds state but starts nothing.
 func (s *Stack) openStores(ctx context.Context) (err error) {

@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case "executor":
-			os.Exit(localtest.Executor(os.Args[2:]))
+			os.Exit(localtest.Executor(context.Background(), localtest.Process{Args: os.Args[2:], Stderr: os.Stderr, Getenv: os.Getenv, Now: time.Now}))
 		case "git-hook":
 			if err := gitd.RunHook(context.Background(), os.Args[2:], os.Stderr); err != nil {
 				fmt.Fprintln(os.Stderr, err)

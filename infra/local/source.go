@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/events/source"
 	"github.com/kilnhook/kiln/functions/dispatch"
 	"github.com/kilnhook/kiln/infra/local/gitd"
 	"github.com/kilnhook/kiln/infra/local/page"
@@ -17,13 +18,24 @@ import (
 
 // onObject tells the dispatcher of an upload.
 func (s *Stack) onObject(ctx context.Context, c events.Change) error {
-	_, err := s.dispatcher.Handle(ctx, c)
+	_, err := s.handle(ctx, c)
 	return err
+}
+
+// handle dispatches a change. One that no repetition can mend is logged and
+// let go: keeping it would only mean to fail again.
+func (s *Stack) handle(ctx context.Context, c events.Change) ([]dispatch.Decision, error) {
+	decisions, err := s.dispatcher.Handle(ctx, c)
+	if _, malformed := errors.AsType[*source.MalformedError](err); malformed {
+		s.cfg.Log.Error("change cannot be dispatched", "location", c.Location, "name", c.Name, "err", err)
+		return nil, nil
+	}
+	return decisions, err
 }
 
 // onPush tells the dispatcher of a moved ref; the lines are for the pusher.
 func (s *Stack) onPush(ctx context.Context, c events.Change) ([]string, error) {
-	decisions, err := s.dispatcher.Handle(ctx, c)
+	decisions, err := s.handle(ctx, c)
 	if err != nil {
 		return nil, err
 	}

@@ -110,7 +110,10 @@ func writeLayer(dir string, in io.Reader) (l *layerFile, err error) {
 	defer func() { err = errors.Join(err, f.Close()) }()
 	compressed, plain := sha256.New(), sha256.New()
 	buf := bufio.NewWriterSize(io.MultiWriter(f, compressed), 1<<20)
-	zip := gzip.NewWriter(buf)
+	zip, err := gzip.NewWriterLevel(buf, gzip.BestSpeed) // it is made while somebody waits
+	if err != nil {
+		return nil, err
+	}
 	out := tar.NewWriter(io.MultiWriter(zip, plain))
 	if err := filter(out, tar.NewReader(bufio.NewReaderSize(in, 1<<20))); err != nil {
 		return nil, err

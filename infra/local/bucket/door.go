@@ -1,6 +1,7 @@
 package bucket
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -159,6 +160,8 @@ func refusal(err error) (status int, text string) {
 		return http.StatusRequestEntityTooLarge, text + "\nLeave out what the build does not need (.dockerignore), or start the stack with a larger --max-upload"
 	case errors.Is(err, ErrNoSpace):
 		return http.StatusInsufficientStorage, text
+	case errors.Is(err, context.Canceled):
+		return http.StatusServiceUnavailable, "the upload was interrupted, and nothing of it is stored: send it again"
 	case errors.Is(err, ErrNotHandled):
 		return http.StatusServiceUnavailable, text + "\nIt will be started by itself; sending it again is safe."
 	default:

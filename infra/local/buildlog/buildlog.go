@@ -77,6 +77,13 @@ func (r *Reader) Add(p events.Progress) []string {
 }
 
 func (r *Reader) step(p events.Progress) []string {
+	if s := r.byID[p.ID]; s != nil && s.State != "" && p.State == events.StepStarted {
+		if s.State == events.StepStarted && s.Phase != p.Phase {
+			s.Phase = p.Phase // the same step goes on to its next phase
+			return nil
+		}
+		delete(r.byID, p.ID) // another attempt of the build begins it anew
+	}
 	s := r.get(p)
 	head := fmt.Sprintf("#%d", s.Number)
 	first := s.State == ""

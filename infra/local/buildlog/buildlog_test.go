@@ -54,6 +54,24 @@ ERROR: Dockerfile:7: RUN make: status 2`
 	}
 }
 
+// A step that another attempt begins again is another step; one that goes on
+// to its next phase is the same.
+func TestSecondAttempt(t *testing.T) {
+	var r Reader
+	var got []string
+	for range 2 {
+		for _, p := range []events.Progress{{State: events.StepStarted, Phase: "run"}, {State: events.StepStarted, Phase: "snapshot"}, {State: events.StepDone}} {
+			p.Kind, p.ID, p.Name, p.MS = events.ProgressStep, "1", "RUN x", 1
+			got = append(got, r.Add(p)...)
+		}
+	}
+	got = append(got, r.Add(events.Progress{Kind: events.ProgressStep, ID: "1", Name: "RUN x", State: events.StepStarted, Phase: "run"})...)
+	got = append(got, r.Add(events.Progress{Kind: events.ProgressStep, ID: "1", Name: "RUN x", State: events.StepStarted, Phase: "run"})...)
+	if s := strings.Join(got, "|"); s != "#1 RUN x|#1 done 1ms|#2 RUN x|#2 done 1ms|#3 RUN x|#4 RUN x" {
+		t.Errorf("%s", s)
+	}
+}
+
 // Nothing that a RUN prints reaches the terminal's controls.
 func TestClean(t *testing.T) {
 	for in, want := range map[string]string{

@@ -52,7 +52,8 @@ type Server struct {
 	git     string // path of git
 	token   string // of this start: who may report
 
-	mu sync.Mutex // held while a repository is made, and while reports are noted
+	mu       sync.Mutex // held while a repository is made, and while reports are noted
+	compared time.Time  // when Sweep last asked every repository
 }
 
 // Open prepares the directories and finds git. The error says what to install

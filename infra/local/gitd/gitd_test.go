@@ -259,6 +259,9 @@ func TestSweepCompares(t *testing.T) {
 		if err := s.Sweep(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		s.mu.Lock()
+		s.compared = time.Time{}
+		s.mu.Unlock()
 	}
 	want := fmt.Sprintf("localhost/app refs/heads/gone %.4[1]s 0000\nlocalhost/app refs/heads/main %.4[1]s %.4[2]s\nlocalhost/app refs/heads/new 0000 %.4[2]s", one, two)
 	if got := l.take(); got != want {

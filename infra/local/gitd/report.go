@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/infra/local/durable"
@@ -156,9 +157,12 @@ func parseRefs(text string) map[string]string {
 	return refs
 }
 
-// Sweep delivers the reports that wait in the spool, and then tells of every
-// ref that is not where it was last reported to be. It goes on after an error
-// and returns all of them joined.
+// compareEvery is how often Sweep asks every repository for its refs at most.
+const compareEvery = 10 * time.Minute
+
+// Sweep delivers the reports that wait in the spool, and then, the first time
+// and every ten minutes, tells of every ref that is not where it was last
+// reported to be. It goes on after an error and returns all of them joined.
 func (s *Server) Sweep(ctx context.Context) error {
 	spooled, err := filepath.Glob(filepath.Join(s.cfg.Hooks, spoolName, "*.push"))
 	if err != nil {
@@ -168,6 +172,9 @@ func (s *Server) Sweep(ctx context.Context) error {
 	for _, path := range spooled {
 		errs = append(errs, s.sweepSpooled(ctx, path))
 	}
+	if err := errors.Join(errs...); err != nil || !s.compareNow() {
+		return err
+	}
 	repos, err := s.Repos()
 	errs = append(errs, err)
 	for _, repo := range repos {
@@ -176,7 +183,24 @@ func (s *Server) Sweep(ctx context.Context) error {
 		}
 		errs = append(errs, s.reconcile(ctx, repo))
 	}
-	return errors.Join(errs...)
+	if err = errors.Join(errs...); err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.compared = time.Time{} // not all of it: again with the next sweep
+	}
+	return err
+}
+
+// compareNow reports whether it is time to ask every repository.
+func (s *Server) compareNow() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.cfg.Now()
+	if !s.compared.IsZero() && now.Sub(s.compared) < compareEvery {
+		return false
+	}
+	s.compared = now
+	return true
 }
 
 func (s *Server) sweepSpooled(ctx context.Context, path string) error {

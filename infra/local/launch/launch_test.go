@@ -418,7 +418,12 @@ func TestRestart(t *testing.T) {
 		}
 	}
 	fx.start(t)
-	<-fx.started
+	for {
+		if data, err := os.ReadFile(fx.path(ran.BuildID, logName)); err == nil && strings.Contains(string(data), "hanging") {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 	fx.stop()
 	if got := fx.f.get(ran.BuildID); got != nil {
 		t.Errorf("a build that the stack stopped was finished: %+v", got)

@@ -61,7 +61,7 @@ func derive(e ending) events.Result {
 	case e.oom && (e.signal == syscall.SIGKILL || e.exitCode == 128+int(syscall.SIGKILL) || res.ExitCode == 128+int(syscall.SIGKILL)):
 		set(events.OutcomeFailed, events.ClassOOM, "out of memory",
 			"the kernel killed the build because memory ran out; give the machine more, or build less at once (--parallel)")
-	case e.diskFull && (e.result == nil || e.result.Class != events.ClassConfig && e.result.Class != events.ClassSource):
+	case (e.diskFull || saysDiskFull(e)) && (e.result == nil || e.result.Class != events.ClassConfig && e.result.Class != events.ClassSource):
 		set(events.OutcomeFailed, events.ClassDisk, "disk full", "no space is left on the disk that holds the data directory; free some and build again")
 	case e.result != nil:
 	case e.signal != 0:
@@ -71,6 +71,16 @@ func derive(e ending) events.Result {
 		set(events.OutcomeError, events.ClassInfra, "no result", withWords(noResult(e), e.lastWords))
 	}
 	return res
+}
+
+// saysDiskFull reports whether what failed said itself that the disk was full.
+// When the executor has tidied up, the disk no longer shows it.
+func saysDiskFull(e ending) bool {
+	text := e.lastWords
+	if e.result != nil {
+		text += e.result.Message
+	}
+	return strings.Contains(strings.ToLower(text), syscall.ENOSPC.Error())
 }
 
 func noResult(e ending) string {

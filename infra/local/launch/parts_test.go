@@ -64,6 +64,7 @@ func TestDerive(t *testing.T) {
 		{"disk full, no result", ending{exitCode: 1, diskFull: true}, "failed", "disk", "no space"},
 		{"disk full, RUN failed", ending{result: failed("build", 1), exitCode: 1, diskFull: true}, "failed", "disk", "said itself"},
 		{"disk full, syntax error", ending{result: failed("config", 1), exitCode: 1, diskFull: true}, "failed", "config", "said itself"},
+		{"RUN says the disk is full", ending{result: failed("build", 1), lastWords: "head: error writing: No space left on device"}, "failed", "disk", "said itself"},
 		{"cancelled", ending{result: failed("build", 1), cancelled: true}, "cancelled", "", "was cancelled"},
 		{"timed out", ending{result: failed("build", 143), timedOut: true, timeout: time.Minute}, "failed", "timeout", "1m0s"},
 		{"not started", ending{startErr: errors.New("exec: not found")}, "error", "infra-start", "not found"},

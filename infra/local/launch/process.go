@@ -201,7 +201,9 @@ func (l *Launcher) supervise(ctx context.Context, b *build, cmd *exec.Cmd, log *
 	select {
 	case err = <-waited:
 	case <-ctx.Done():
-		log.note("stopping: %v", context.Cause(ctx))
+		if why := context.Cause(ctx); errors.Is(why, errCancelled) {
+			log.note("stopping: %v", why)
+		}
 		err = l.stopGroup(ctx, cmd.Process.Pid, waited)
 	case <-timer.C:
 		e.timedOut = true

@@ -26,6 +26,16 @@ import (
 	"github.com/kilnhook/kiln/events"
 )
 
+// Process is what the stand-in gets from outside.
+type Process struct {
+	Args   []string // flags, without the program's name
+	Stderr io.Writer
+	Getenv func(string) string
+	Now    func() time.Time
+}
+
+type executor struct{ Process }
+
 // Executor is the program. The Dockerfile's first line may be
 //
 //	# fail         a RUN fails with status 3
@@ -33,10 +43,10 @@ import (
 //	# wait FILE    it waits until FILE exists, or SIGTERM
 //	# evil         it prints markup and terminal controls
 //
-// and anything else is a success. args are the flags, without the program's
-// name. It returns the exit status.
-func Executor(args []string) int {
-	flags := map[string]string{}
+// and anything else is a success. It returns the exit status.
+func Executor(ctx context.Context, p Process) int {
+	e := &executor{p}
+	flags, args := map[string]string{}, p.Args
 	for i := 0; i < len(args); i++ {
 		if i+1 < len(args) && !strings.HasPrefix(args[i+1], "--") {
 			flags[args[i]] = args[i+1]
@@ -45,7 +55,7 @@ func Executor(args []string) int {
 		}
 		flags[args[i]] = ""
 	}
-	res := build(context.Background(), flags)
+	res := e.build(ctx, flags)
 	data, err := json.Marshal(res)
 	if err == nil {
 		err = os.WriteFile(flags["--result-file"]+".tmp", data, 0o600)
@@ -54,37 +64,36 @@ func Executor(args []string) int {
 		err = os.Rename(flags["--result-file"]+".tmp", flags["--result-file"])
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "executor:", err)
+		fmt.Fprintln(e.Stderr, "executor:", err)
 		return 1
 	}
 	if res.Outcome != events.OutcomeSuccess {
-		say(events.Progress{Kind: events.ProgressResult, Error: res.Message})
+		e.say(events.Progress{Kind: events.ProgressResult, Error: res.Message})
 		return max(res.ExitCode, 1)
 	}
-	say(events.Progress{Kind: events.ProgressResult, Text: res.Digest})
+	e.say(events.Progress{Kind: events.ProgressResult, Text: res.Digest})
 	return 0
 }
 
-func say(p events.Progress) {
-	p.Time = time.Now()
-	if err := json.NewEncoder(os.Stderr).Encode(p); err != nil {
-		os.Exit(1)
-	}
+// say tells the launcher; one that is gone needs no telling.
+func (e *executor) say(p events.Progress) {
+	p.Time = e.Now()
+	_ = json.NewEncoder(e.Stderr).Encode(p)
 }
 
-func build(ctx context.Context, flags map[string]string) events.Result {
-	dockerfile, err := fetch(ctx, flags["--context"], flags["--work-dir"])
+func (e *executor) build(ctx context.Context, flags map[string]string) events.Result {
+	dockerfile, err := e.fetch(ctx, flags["--context"], flags["--work-dir"])
 	if err != nil {
 		return events.Result{Outcome: events.OutcomeFailed, Class: events.ClassSource, Message: err.Error(), ExitCode: 1}
 	}
 	step := events.Progress{Kind: events.ProgressStep, ID: "1.1", Name: "[1/1] RUN work", Phase: "run", State: events.StepStarted}
-	say(step)
+	e.say(step)
 	first, _, _ := strings.Cut(dockerfile, "\n")
 	order, arg, _ := strings.Cut(strings.TrimPrefix(first, "# "), " ")
 	switch order {
 	case "fail":
 		step.State, step.Error = events.StepFailed, "status 3"
-		say(step)
+		e.say(step)
 		return events.Result{Outcome: events.OutcomeFailed, Class: events.ClassBuild, Message: "Dockerfile:2: RUN work: status 3", ExitCode: 3}
 	case "kill":
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
@@ -93,30 +102,34 @@ func build(ctx context.Context, flags map[string]string) events.Result {
 			if _, err := os.Stat(arg); err == nil {
 				break
 			}
-			time.Sleep(10 * time.Millisecond)
+			select {
+			case <-time.After(10 * time.Millisecond):
+			case <-ctx.Done():
+				return events.Result{Outcome: events.OutcomeError, Class: events.ClassInfra, Message: "stopped", ExitCode: 1}
+			}
 		}
 	case "evil":
-		say(events.Progress{Kind: events.ProgressOutput, ID: "1.1", Text: "<script>alert(1)</script> \x1b[2Jgone"})
+		e.say(events.Progress{Kind: events.ProgressOutput, ID: "1.1", Text: "<script>alert(1)</script> \x1b[2Jgone"})
 	default:
-		say(events.Progress{Kind: events.ProgressOutput, ID: "1.1", Text: "hello from " + first})
+		e.say(events.Progress{Kind: events.ProgressOutput, ID: "1.1", Text: "hello from " + first})
 	}
 	digest, err := push(ctx, flags["--destination"])
 	if err != nil {
 		return events.Result{Outcome: events.OutcomeError, Class: events.ClassPush, Message: err.Error(), ExitCode: 1}
 	}
 	step.State, step.MS = events.StepDone, 7
-	say(step)
+	e.say(step)
 	return events.Result{Outcome: events.OutcomeSuccess, Digest: digest, Platform: "linux/amd64"}
 }
 
 // fetch returns the context's Dockerfile.
-func fetch(ctx context.Context, from, work string) (string, error) {
+func (e *executor) fetch(ctx context.Context, from, work string) (string, error) {
 	if p, ok := strings.CutPrefix(from, "tar://"); ok {
 		return fromTar(p)
 	}
 	address, ok := strings.CutPrefix(from, "git://")
 	parts := strings.Split(address, "#")
-	if !ok || len(parts) != 3 || os.Getenv("GIT_PULL_METHOD") != "http" {
+	if !ok || len(parts) != 3 || e.Getenv("GIT_PULL_METHOD") != "http" {
 		return "", fmt.Errorf("context %q cannot be fetched", from)
 	}
 	dir := filepath.Join(work, "clone")

@@ -132,9 +132,9 @@ func (c Client) Push(ctx context.Context, ref string, img v1.Image) error {
 
 // Pulled says what Pull downloaded.
 type Pulled struct {
-	Digest string // of the manifest
-	Layers int    // number of layers
-	Bytes  int64  // of config and layers, compressed
+	Digest string `json:"digest"` // of the manifest
+	Layers int    `json:"layers"` // number of layers
+	Bytes  int64  `json:"bytes"`  // of config and layers, compressed
 }
 
 // Pull downloads the image that ref names, config and every layer, verifies

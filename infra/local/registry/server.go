@@ -10,6 +10,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -26,7 +27,7 @@ import (
 // live in its directory and are as they were after a restart.
 type Server struct {
 	app  *handlers.App
-	stop context.CancelFunc
+	stop context.CancelCauseFunc
 }
 
 // Open opens the registry in dir, making it if there is none. The library it
@@ -58,11 +59,11 @@ func Open(ctx context.Context, dir string, log *slog.Logger) (s *Server, err err
 	}
 	config.HTTP.Secret = hex.EncodeToString(secret)
 	config.HTTP.RelativeURLs = true // correct behind any address the stack is reached by
-	ctx, stop := context.WithCancel(ctx)
+	ctx, stop := context.WithCancelCause(ctx)
 	defer func() {
 		// The library panics where others return an error.
 		if p := recover(); p != nil {
-			stop()
+			stop(nil)
 			s, err = nil, fmt.Errorf("open registry in %s: %v", dir, p)
 		}
 	}()
@@ -74,7 +75,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.app.Serve
 
 // Close ends the registry's own work. Requests must have ended before.
 func (s *Server) Close() error {
-	defer s.stop()
+	defer s.stop(errors.New("the registry was closed"))
 	if err := s.app.Shutdown(); err != nil {
 		return fmt.Errorf("close registry: %w", err)
 	}
