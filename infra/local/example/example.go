@@ -11,7 +11,7 @@ import (
 )
 
 //go:embed all:app
-var files embed.FS //nolint:gochecknoglobals // the only form embedding has
+var files embed.FS // the only form embedding has
 
 // Write writes the app into dir, which must exist. Scripts in bin are
 // executable.

@@ -73,11 +73,7 @@ func (s *Server) take(ctx context.Context, rep report) ([]string, error) {
 	}
 	var lines []string
 	for _, m := range rep.Refs {
-		c, err := s.change(ctx, repo, m, rep.Options)
-		if err != nil {
-			return nil, err
-		}
-		told, err := s.cfg.OnChange(ctx, c)
+		told, err := s.cfg.OnChange(ctx, s.change(ctx, repo, m, rep.Options))
 		if err != nil {
 			return nil, fmt.Errorf("tell of %s in %s: %w", m.Ref, repo, err)
 		}
@@ -97,7 +93,7 @@ func (s *Server) realDir() string {
 	return s.cfg.Dir
 }
 
-func (s *Server) change(ctx context.Context, repo string, m move, options []string) (events.Change, error) {
+func (s *Server) change(ctx context.Context, repo string, m move, options []string) events.Change {
 	c := events.Change{
 		Kind: events.KindGit, Location: Location(repo), Name: m.Ref, Before: m.Before, After: m.After,
 		Time: s.cfg.Now().UTC(), PushOptions: options,
@@ -114,7 +110,7 @@ func (s *Server) change(ctx context.Context, repo string, m move, options []stri
 			}
 		}
 	}
-	return c, nil
+	return c
 }
 
 // note remembers that a ref was reported at its new id.

@@ -14,27 +14,27 @@ import (
 // on this machine and in this process's cgroup. Only differences mean
 // something. Where neither can be read it is 0.
 func oomKills() uint64 {
-	n := counter("/proc/vmstat", "oom_kill")
+	n := oomKills("/proc/vmstat")
 	data, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		return n
 	}
 	for line := range strings.Lines(string(data)) {
 		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
-			n += counter(filepath.Join("/sys/fs/cgroup", path, "memory.events"), "oom_kill")
+			n += oomKills(filepath.Join("/sys/fs/cgroup", path, "memory.events"))
 		}
 	}
 	return n
 }
 
-// counter reads the number after name in a file of "name number" lines.
-func counter(path, name string) uint64 {
+// oomKills reads the number after "oom_kill" in a file of "name number" lines.
+func oomKills(path string) uint64 {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return 0
 	}
 	for line := range bytes.Lines(data) {
-		if f := bytes.Fields(line); len(f) == 2 && string(f[0]) == name {
+		if f := bytes.Fields(line); len(f) == 2 && string(f[0]) == "oom_kill" {
 			n, err := strconv.ParseUint(string(f[1]), 10, 64)
 			if err != nil {
 				return 0
