@@ -190,10 +190,10 @@ func TestCounters(t *testing.T) {
 	if err := os.WriteFile(path, []byte("low 0\noom 3\noom_kill 2\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if n := oomKills(path); n != 2 {
+	if n := killsIn(path); n != 2 {
 		t.Errorf("%d", n)
 	}
-	if n := oomKills(path + "x"); n != 0 {
+	if n := killsIn(path + "x"); n != 0 {
 		t.Errorf("%d", n)
 	}
 	if diskFull(t.TempDir()) {

@@ -14,21 +14,21 @@ import (
 // on this machine and in this process's cgroup. Only differences mean
 // something. Where neither can be read it is 0.
 func oomKills() uint64 {
-	n := oomKills("/proc/vmstat")
+	n := killsIn("/proc/vmstat")
 	data, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		return n
 	}
 	for line := range strings.Lines(string(data)) {
 		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
-			n += oomKills(filepath.Join("/sys/fs/cgroup", path, "memory.events"))
+			n += killsIn(filepath.Join("/sys/fs/cgroup", path, "memory.events"))
 		}
 	}
 	return n
 }
 
-// oomKills reads the number after "oom_kill" in a file of "name number" lines.
-func oomKills(path string) uint64 {
+// killsIn reads the number after "oom_kill" in a file of "name number" lines.
+func killsIn(path string) uint64 {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return 0
