@@ -39,7 +39,7 @@ func run() int {
 	}
 	return cmd.Run(ctx, cmd.Process{
 		Args: os.Args[1:], Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv,
-		Width: width(os.Stdout), Now: time.Now, Executable: exe, Version: version(),
+		Width: width(os.Stdout), Now: time.Now, Executable: exe, Version: versionName(),
 	})
 }
 
@@ -57,8 +57,15 @@ func width(f *os.File) func() int {
 	}
 }
 
-// version is what the Go tool stamped into the binary.
-func version() string {
+// version is set by the linker.
+var version string
+
+// versionName is version or, without one, what the Go tool stamped into the
+// binary.
+func versionName() string {
+	if version != "" {
+		return version
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"
