@@ -161,8 +161,11 @@ func planned(from *source) Source {
 	case from.image != nil:
 		return Source{Image: from.image.ref, Digest: from.image.base.Digest, Config: from.image.base.Config}
 	}
-	return Source{Image: scratch}
+	return Scratch()
 }
+
+// Scratch is the empty image as a source.
+func Scratch() Source { return Source{Image: scratch} }
 
 // IsScratch reports whether the source is the empty image.
 func (s Source) IsScratch() bool { return s.Stage == nil && s.Image == scratch }

@@ -31,6 +31,11 @@ func (st *stageState) run(c *instructions.RunCommand, mounts []*source) (effect,
 	if op.Mounts, err = st.mounts(c, mounts); err != nil {
 		return effect{}, err
 	}
+	if i := slices.IndexFunc(op.Mounts, func(m Mount) bool { return m.Type == MountSSH }); i >= 0 {
+		if _, ok := st.env.Get("SSH_AUTH_SOCK"); !ok {
+			op.Env = append(op.Env, "SSH_AUTH_SOCK="+op.Mounts[i].Target)
+		}
+	}
 	if script != nil {
 		op.Mounts = append(op.Mounts, *script)
 	}
