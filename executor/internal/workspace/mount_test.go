@@ -156,6 +156,28 @@ func TestMountsLeaveNothing(t *testing.T) {
 	}
 }
 
+// In place a process can move a secret: it is empty then, and there is no layer.
+func TestMovedSecret(t *testing.T) {
+	nstest.Need(t)
+	for _, script := range []string{"mv $R/run/secrets $R/kept", "ln $R/run/secrets/s $R/kept"} {
+		w, root := inPlace(t)
+		r, err := w.Begin(t.Context(), Ground{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		secret := &sandbox.MemoryFile{Content: []byte("hunter2"), Mode: 0o400}
+		out, err := lab{r, root}.sh(t, script, Mount{Target: "/run/secrets/s", File: secret})
+		if err == nil || !strings.Contains(err.Error(), "moved or linked /run/secrets/s") {
+			t.Errorf("%s: %v: %s", script, err, out)
+		}
+		for _, name := range []string{"kept", "kept/s", "run/secrets/s"} {
+			if b, err := os.ReadFile(filepath.Join(root, name)); err == nil && len(b) > 0 {
+				t.Errorf("%s: %s is %q", script, name, b)
+			}
+		}
+	}
+}
+
 // A cache keeps what is written to it, also by a process that fails, and a
 // read-only one does not.
 func TestMountedCache(t *testing.T) {

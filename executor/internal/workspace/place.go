@@ -1,7 +1,6 @@
 package workspace
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
+	"github.com/kilnhook/kiln/executor/internal/sandbox"
 )
 
 // placed are the mounts of one RUN in place: what stands in for each lies at
@@ -87,9 +87,7 @@ func (p *placed) one(ctx context.Context, n int, m Mount) error {
 func (p *placed) fill(ctx context.Context, m Mount, name string, was *rootfs.Entry) error {
 	switch {
 	case m.File != nil:
-		p.remove(name)
-		f := m.File
-		return p.root.Put(rootfs.Entry{Name: name, Mode: f.Mode.Perm(), UID: f.UID, GID: f.GID}, bytes.NewReader(f.Content))
+		return p.write(name, m.File)
 	case m.Agent != nil:
 		stop, err := forward(p.path(name), *m.Agent)
 		if err == nil {
@@ -177,6 +175,36 @@ func (p *placed) keepTime(dir string) (told func()) {
 			return nil
 		})
 	}
+}
+
+// write makes a file that is gone in the end, whatever the process does with
+// it: should it have moved it elsewhere, it is emptied there and the RUN fails.
+func (p *placed) write(name string, m *sandbox.MemoryFile) error {
+	p.remove(name)
+	err := p.root.Put(rootfs.Entry{Name: name, Mode: m.Mode.Perm(), UID: m.UID, GID: m.GID}, nil)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(p.path(name), os.O_RDWR|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	p.undo = append(p.undo, func() error {
+		defer f.Close()
+		if err := errors.Join(p.root.Remove(name), f.Truncate(0)); err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+			return err
+		}
+		if st.Nlink > 0 {
+			return fmt.Errorf("the process moved or linked /%s to another place", name)
+		}
+		return nil
+	})
+	_, err = f.Write(m.Content)
+	return err
 }
 
 // parents makes the directories that a target lies in.
