@@ -132,7 +132,7 @@ func (p *placed) free(ctx context.Context, n int, name string) (*rootfs.Entry, e
 		if err := p.root.Remove(name); err != nil {
 			return err
 		}
-		if _, err := move(context.Background(), aside, p.path(name)); err != nil {
+		if _, err := move(context.WithoutCancel(ctx), aside, p.path(name)); err != nil {
 			return fmt.Errorf("put back /%s: %w", name, err)
 		}
 		return nil
@@ -264,7 +264,7 @@ func (p *placed) lend(ctx context.Context, source, name string) error {
 		if err := os.RemoveAll(back); err != nil {
 			return err
 		}
-		renamed, err := move(context.Background(), p.path(name), back)
+		renamed, err := move(context.WithoutCancel(ctx), p.path(name), back)
 		if err == nil && !renamed {
 			err = p.root.Remove(name)
 		}
