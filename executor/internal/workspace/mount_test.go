@@ -123,6 +123,9 @@ func TestMountsLeaveNothing(t *testing.T) {
 		{"a secret", func(string) []Mount { return []Mount{{Target: "/run/secrets/s", File: secret, ReadOnly: true}} }, "cat $R/run/secrets/s; echo; stat -c '%a %u:%g' $R/run/secrets/s", "hunter2\n440 5:6", ""},
 		{"a secret over a file", func(string) []Mount { return []Mount{{Target: "/etc/old", File: secret, ReadOnly: true}} }, "cat $R/etc/old", "hunter2", ""},
 		{"a secret and a process that fails", func(string) []Mount { return []Mount{{Target: "/run/secrets/s", File: secret, ReadOnly: true}} }, "cat $R/run/secrets/s; exit 3", "hunter2", ""},
+		{"a script", func(string) []Mount {
+			return []Mount{{Target: "/dev/pipes/x", ReadOnly: true, File: &sandbox.MemoryFile{Content: []byte("#!/bin/sh\necho ran"), Mode: 0o755}}}
+		}, "$R/dev/pipes/x", "ran", ""},
 		{"a mount in a mount", func(src string) []Mount {
 			return []Mount{{Target: "/d", Source: src}, {Target: "/d/sub/s", File: secret}}
 		}, "cat $R/d/a $R/d/sub/s", "of a\nhunter2", ""},

@@ -1,6 +1,7 @@
 package workspace
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -181,17 +182,18 @@ func (p *placed) keepTime(dir string) (told func()) {
 // it: should it have moved it elsewhere, it is emptied there and the RUN fails.
 func (p *placed) write(name string, m *sandbox.MemoryFile) error {
 	p.remove(name)
-	err := p.root.Put(rootfs.Entry{Name: name, Mode: m.Mode.Perm(), UID: m.UID, GID: m.GID}, nil)
+	err := p.root.Put(rootfs.Entry{Name: name, Mode: m.Mode.Perm(), UID: m.UID, GID: m.GID}, bytes.NewReader(m.Content))
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(p.path(name), os.O_RDWR|unix.O_NOFOLLOW, 0)
+	// Not open for writing: a program that is cannot be run.
+	f, err := os.OpenFile(p.path(name), os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
 	p.undo = append(p.undo, func() error {
 		defer f.Close()
-		if err := errors.Join(p.root.Remove(name), f.Truncate(0)); err != nil {
+		if err := errors.Join(p.root.Remove(name), os.Truncate(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), 0)); err != nil {
 			return err
 		}
 		var st unix.Stat_t
@@ -203,8 +205,7 @@ func (p *placed) write(name string, m *sandbox.MemoryFile) error {
 		}
 		return nil
 	})
-	_, err = f.Write(m.Content)
-	return err
+	return nil
 }
 
 // parents makes the directories that a target lies in.
