@@ -20,7 +20,8 @@ type build struct {
 	context      string
 	target       string
 	args, labels map[string]string
-	allow        []compare.Rule // how our image may differ from BuildKit's
+	secrets      map[string]string // paths of files by id
+	allow        []compare.Rule    // how our image may differ from BuildKit's
 }
 
 // contextTime is the modification time of every file of a context, so that
@@ -32,6 +33,7 @@ func contextTime() time.Time { return time.Date(2025, 5, 5, 5, 5, 5, 0, time.UTC
 // a line, and remarks that begin with "#":
 //
 //	arg NAME=VALUE          label NAME=VALUE     target STAGE
+//	secret ID=VALUE
 //	mkdir MODE PATH         chmod MODE PATH      chown UID:GID PATH
 //	symlink PATH TARGET     hardlink PATH OLD
 //	archive PATH DIR        (compressed as the suffix of PATH says; DIR is removed)
@@ -42,7 +44,8 @@ func readBuild(t *testing.T, file string) build {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := build{context: t.TempDir(), args: map[string]string{}, labels: map[string]string{}}
+	b := build{context: t.TempDir(), args: map[string]string{}, labels: map[string]string{}, secrets: map[string]string{}}
+	secrets := t.TempDir()
 	for _, f := range archive.Files {
 		path := filepath.Join(b.context, filepath.FromSlash(f.Name))
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -54,6 +57,14 @@ func readBuild(t *testing.T, file string) build {
 	}
 	for line := range strings.Lines(string(archive.Comment)) {
 		if line = strings.TrimSpace(line); line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		if pair, ok := strings.CutPrefix(line, "secret "); ok {
+			id, value, _ := strings.Cut(pair, "=")
+			b.secrets[id] = filepath.Join(secrets, id)
+			if err := os.WriteFile(b.secrets[id], []byte(value), 0o600); err != nil {
+				t.Fatal(err)
+			}
 			continue
 		}
 		if err := b.direct(line); err != nil {

@@ -90,7 +90,7 @@ func (l *lab) oracle(t *testing.T, name string, b build) string {
 	t.Helper()
 	digest, err := l.buildkit.Build(t.Context(), buildkit.Request{
 		Context: b.context, Ref: l.host + "/buildkit/" + name + ":latest",
-		Target: b.target, Args: b.args, Labels: b.labels, Cached: true,
+		Target: b.target, Args: b.args, Labels: b.labels, Secrets: b.secrets, Cached: true,
 	})
 	check(t, err)
 	return l.host + "/buildkit/" + name + "@" + digest
@@ -101,6 +101,9 @@ func (l *lab) overlay(t *testing.T, name string, b build) string {
 	t.Helper()
 	ref := l.host + "/overlay/" + name + ":latest"
 	args := append(l.flags(b, b.context, ref), "--isolation=overlay", "--work-dir="+t.TempDir())
+	for id, path := range b.secrets {
+		args = append(args, "--secret=id="+id+",src="+path)
+	}
 	var stderr bytes.Buffer
 	cmd := exec.CommandContext(t.Context(), l.executor, args...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
@@ -121,15 +124,21 @@ func (l *lab) inPlace(t *testing.T, name string, b build) string {
 	program, err := os.ReadFile(l.executor)
 	check(t, err)
 	check(t, os.WriteFile(filepath.Join(root, "kaniko", "executor"), program, 0o755))
+	args := append(append([]string{"/kaniko/executor"}, l.flags(b, "/workspace", ref)...), "--isolation=inplace", "--force")
+	binds := []container.Bind{{Source: b.context, Target: "/workspace", ReadOnly: true}}
+	for id, path := range b.secrets {
+		args = append(args, "--secret=id="+id+",src=/kaniko/secrets/"+id)
+		binds = append(binds, container.Bind{Source: path, Target: "/kaniko/secrets/" + id, ReadOnly: true})
+	}
 	var out bytes.Buffer
 	status, err := container.Run(t.Context(), container.Spec{
 		Runc: l.runc, Root: root, Scratch: t.TempDir(), Dir: "/workspace",
-		Args: append(append([]string{"/kaniko/executor"}, l.flags(b, "/workspace", ref)...), "--isolation=inplace", "--force"),
+		Args: args,
 		Env: []string{
 			"HOME=/root", "USER=root", "PATH=/usr/local/bin:/kaniko", "DOCKER_CONFIG=/kaniko/.docker/",
 			"SSL_CERT_DIR=/kaniko/ssl/certs",
 		},
-		Binds:  []container.Bind{{Source: b.context, Target: "/workspace", ReadOnly: true}},
+		Binds:  binds,
 		Stdout: &out, Stderr: &out,
 	})
 	if err != nil || status != 0 {

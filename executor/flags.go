@@ -45,6 +45,9 @@ type config struct {
 	progress, verbosity   string
 	logFormat             string
 	compressedCaching     bool
+
+	secrets, sshAgents []string
+	cacheMountDir      string
 }
 
 const usage = `executor builds a container image from a Dockerfile and a context, and pushes it.
@@ -124,6 +127,9 @@ func buildFlags(f *pflag.FlagSet, c *config) {
 	f.StringVar(&c.isolation, "isolation", "auto", "`mode`: overlay, inplace, or auto for overlay where it can be had")
 	f.StringVar(&c.workDir, "work-dir", "", "`directory` for everything a build keeps on disk; a new one by default")
 	f.StringArrayVar(&c.ignorePaths, "ignore-path", nil, "`path` that an in-place build leaves alone; repeatable")
+	f.StringArrayVar(&c.secrets, "secret", nil, "`id=name[,src=file|,env=variable]` of a secret for RUN --mount=type=secret; repeatable")
+	f.StringArrayVar(&c.sshAgents, "ssh", nil, "`id[=socket]` of an ssh agent for RUN --mount=type=ssh, default for the one at $SSH_AUTH_SOCK; repeatable")
+	f.StringVar(&c.cacheMountDir, "cache-mount-dir", "", "`directory` that keeps what RUN --mount=type=cache mounts; without it a cache lasts as long as the build")
 	f.StringVar(&c.snapshotMode, "snapshot-mode", "full", "full, redo or time, for kaniko's sake: all find every change")
 	f.BoolVar(&c.singleSnapshot, "single-snapshot", false, "make one layer of the last stage")
 	f.BoolVar(&c.force, "force", false, "build in place outside of a container too: this replaces the machine's files")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/kilnhook/kiln/executor/internal/build"
@@ -136,8 +137,9 @@ type workspaceFor struct {
 	close func() error
 }
 
-// newWorkspace makes the workspace of an isolation mode.
-func newWorkspace(c *config, iso isolation, dir, contextDir string, r workspace.Report) (ws workspaceFor, err error) {
+// newWorkspace makes the workspace of an isolation mode. What is at the paths in
+// own is not the build's.
+func newWorkspace(c *config, iso isolation, dir string, own []string, r workspace.Report) (ws workspaceFor, err error) {
 	if iso.mode == sandbox.Overlay {
 		o, err := workspace.NewOverlay(dir, iso.ns, r)
 		if err != nil {
@@ -145,7 +147,7 @@ func newWorkspace(c *config, iso isolation, dir, contextDir string, r workspace.
 		}
 		return workspaceFor{o, o.Close}, nil
 	}
-	leave := append([]string{kanikoDir, contextDir}, c.ignorePaths...)
+	leave := slices.Concat([]string{kanikoDir}, own, c.ignorePaths)
 	if exe, err := os.Executable(); err == nil {
 		leave = append(leave, exe)
 	}

@@ -30,6 +30,9 @@ import (
 func (s *session) build(ctx context.Context) error {
 	s.tellIsolation()
 	client, err := s.newClient()
+	if err == nil {
+		s.given, err = s.mounts()
+	}
 	if err != nil {
 		return fault(events.ClassConfig, err)
 	}
@@ -208,7 +211,7 @@ func (s *session) carryOut(ctx context.Context, src *source.Context, p *plan.Pla
 		return build.Result{}, fmt.Errorf("open context: %w", err)
 	}
 	defer files.Close()
-	ws, err := newWorkspace(s.c, s.iso, filepath.Join(s.workDir, "root"), src.Dir, workspace.Report{
+	ws, err := newWorkspace(s.c, s.iso, filepath.Join(s.workDir, "root"), append(s.ownPaths(), src.Dir), workspace.Report{
 		Bytes: func(name string, done, total int64) {
 			s.sink.Send(progress.Event{Time: s.p.now(), Kind: progress.KindBytes, Name: name, Phase: progress.PhaseExtract, Current: done, Total: total})
 		},
@@ -221,7 +224,7 @@ func (s *session) carryOut(ctx context.Context, src *source.Context, p *plan.Pla
 		Workspace: ws, Context: files, Ignore: ignore, Image: imgs.byDigest,
 		Spool: filepath.Join(s.workDir, "layers"), Fetch: s.fetchURL,
 		CacheCopies: s.c.cacheCopies, NoCacheRuns: !s.c.cacheRuns, SingleLayer: s.c.singleSnapshot,
-		Progress: s.sink, Now: s.p.now,
+		Progress: s.sink, Now: s.p.now, Mounts: s.given,
 	}
 	if p.Epoch != nil {
 		opt.Epoch = *p.Epoch

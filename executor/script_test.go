@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -38,7 +39,7 @@ func TestMain(m *testing.M) {
 
 // The scripts in testdata/script say what the program promises. They run the
 // program itself, with a registry at $REGISTRY that has a base image with a
-// shell, base, and a sink for events at $SINK.
+// shell, base, a sink for events at $SINK and a socket of an agent at $AGENT.
 func TestScripts(t *testing.T) {
 	if os.Geteuid() != 0 {
 		if os.Getenv("KILN_REQUIRE_SERVERS") != "" {
@@ -69,7 +70,26 @@ func setup(env *testscript.Env) error {
 	env.Setenv("REGISTRY", host)
 	env.Setenv("SINK", events.URL)
 	env.Setenv("HOME", env.WorkDir)
+	if err := startAgent(env); err != nil {
+		return err
+	}
 	return pushBase(host)
+}
+
+// startAgent makes a socket at $AGENT.
+func startAgent(env *testscript.Env) error {
+	dir, err := os.MkdirTemp("", "agent")
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(dir, "sock")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return err
+	}
+	env.Setenv("AGENT", path)
+	env.Defer(func() { l.Close(); os.RemoveAll(dir) })
+	return nil
 }
 
 // faulty is a registry that fails where the name of a repository says so.

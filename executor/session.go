@@ -14,6 +14,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/executor/internal/build"
 	"github.com/kilnhook/kiln/executor/internal/progress"
 	"github.com/kilnhook/kiln/executor/internal/source"
 )
@@ -49,6 +50,7 @@ type session struct {
 	iso     isolation
 	res     events.Result
 	source  source.Revision
+	given   build.Mounts
 }
 
 // execute builds and returns the exit status.

@@ -109,6 +109,7 @@ type Request struct {
 	Target     string            // stage; the last one if empty
 	Args       map[string]string // build arguments
 	Labels     map[string]string // added to the image
+	Secrets    map[string]string // files of secrets by id
 	Cached     bool              // use what earlier builds left in the cache
 }
 
@@ -157,6 +158,9 @@ func (r Request) arguments() []string {
 	}
 	for _, k := range slices.Sorted(maps.Keys(r.Labels)) {
 		args = append(args, "--opt", "label:"+k+"="+r.Labels[k])
+	}
+	for _, k := range slices.Sorted(maps.Keys(r.Secrets)) {
+		args = append(args, "--secret", "id="+k+",src="+r.Secrets[k])
 	}
 	if !r.Cached {
 		args = append(args, "--no-cache")

@@ -38,6 +38,7 @@ type Cache interface {
 // Options are what a build needs besides its plan.
 type Options struct {
 	Workspace Workspace
+	Mounts    Mounts
 	Context   rootfs.FS          // the build context; nil if there is none
 	Ignore    *dockerfile.Ignore // what of it cannot be copied
 	// Image returns an image that the plan names.
@@ -124,6 +125,7 @@ type builder struct {
 	work    *errgroup.Group
 	writing chan struct{}
 	images  map[v1.Hash]rootfs.FS
+	copies  map[string]string // paths of what was copied to be mounted
 	hits    int
 	misses  int
 }
@@ -131,7 +133,7 @@ type builder struct {
 // use says what a stage is needed for.
 type use struct {
 	layers bool     // its layers are part of the result, or a later stage is built on it
-	copied []string // paths that later stages copy from it
+	copied []string // paths that later stages copy or mount from it
 	base   bool     // a later stage is built on it
 }
 
@@ -145,8 +147,17 @@ func usesOf(p *plan.Plan) []use {
 			uses[*s.Base.Stage].base = true
 		}
 		for _, t := range s.Steps {
-			if c, ok := t.Op.(plan.Copy); ok && c.From.Stage != nil {
-				uses[*c.From.Stage].copied = append(uses[*c.From.Stage].copied, c.Paths...)
+			switch op := t.Op.(type) {
+			case plan.Copy:
+				if op.From.Stage != nil {
+					uses[*op.From.Stage].copied = append(uses[*op.From.Stage].copied, op.Paths...)
+				}
+			case plan.Run:
+				for _, m := range op.Mounts {
+					if m.From.Stage != nil {
+						uses[*m.From.Stage].copied = append(uses[*m.From.Stage].copied, m.Source)
+					}
+				}
 			}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -34,7 +35,7 @@ func (s *stage) do(ctx context.Context, tell *teller, op plan.Op) error {
 	return step.Do(ctx, s.root.FS(), op, in)
 }
 
-// from returns the tree that a COPY --from reads.
+// from returns the tree that a COPY --from or a mount reads.
 func (s *stage) from(ctx context.Context, src plan.Source) (rootfs.FS, error) {
 	if src.Stage != nil {
 		v := s.stages[*src.Stage].view
@@ -67,16 +68,21 @@ func (s *stage) from(ctx context.Context, src plan.Source) (rootfs.FS, error) {
 
 // runProcess runs the process of a RUN and tells what it prints.
 func (s *stage) runProcess(ctx context.Context, tell *teller, op plan.Run, who step.Identity) error {
+	given, err := s.give(ctx, tell, op.Mounts)
+	if err != nil {
+		return errors.Join(err, given.close())
+	}
 	last := &tail{}
 	out := &printer{tell: tell, stream: 1, tail: last}
 	diag := &printer{tell: tell, stream: 2, tail: last}
-	err := s.root.Run(ctx, sandbox.Process{
-		Args: op.Args, Env: environment(op, who), Dir: op.Dir,
+	err = s.root.Run(ctx, sandbox.Process{
+		Args: op.Args, Env: environment(op, who, given.env), Dir: op.Dir,
 		UID: who.UID, GID: who.GID, Groups: who.Groups,
-		Stdout: out, Stderr: diag,
-	})
+		Stdout: out, Stderr: diag, NoNetwork: op.Network == "none",
+	}, given.mounts...)
 	out.end()
 	diag.end()
+	err = errors.Join(err, given.close())
 	var exit *sandbox.ExitError
 	if errors.As(err, &exit) {
 		return &RunError{Err: err, Tail: last.lines}
@@ -84,16 +90,25 @@ func (s *stage) runProcess(ctx context.Context, tell *teller, op plan.Run, who s
 	return err
 }
 
-// environment is what the process sees: the image's and, if nothing set it,
-// the HOME of the user.
-func environment(op plan.Run, who step.Identity) []string {
-	env := append(append([]string{}, op.Env...), op.Proxy...)
-	for _, kv := range env {
-		if strings.HasPrefix(kv, "HOME=") {
-			return env
+// environment is what the process sees: the image's variables, proxies and
+// secrets, of which a later one replaces an earlier one of its name, and, if
+// none is it, the HOME of the user.
+func environment(op plan.Run, who step.Identity, secrets []string) []string {
+	at := map[string]int{}
+	var out []string
+	for _, kv := range slices.Concat(op.Env, op.Proxy, secrets) {
+		name, _, _ := strings.Cut(kv, "=")
+		if i, ok := at[name]; ok {
+			out[i] = kv
+			continue
 		}
+		at[name] = len(out)
+		out = append(out, kv)
 	}
-	return append(env, "HOME="+who.Home)
+	if _, ok := at["HOME"]; !ok {
+		out = append(out, "HOME="+who.Home)
+	}
+	return out
 }
 
 var _ Workspace = (*workspace.Overlay)(nil)

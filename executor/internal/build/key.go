@@ -89,6 +89,11 @@ func (s *stage) keyAfter(op plan.Op) (cache.Key, error) {
 		op.Proxy = nil
 		op.Env = slices.Sorted(slices.Values(op.Env))
 		err = errors.Join(add("run"), add(op))
+		for _, m := range op.Mounts {
+			if err == nil {
+				err = s.addMount(&parts, m)
+			}
+		}
 	case plan.Workdir:
 		err = errors.Join(add("workdir"), add(op))
 	case plan.Add:
@@ -126,7 +131,7 @@ func (s *stage) addContent(parts *[][]byte, op plan.Op) error {
 			return err
 		}
 		e := r.Entry
-		fmt.Fprintf(h, "%q %o %d %d %d %q %t %d %d %q\n", e.Name, uint32(e.Mode), e.UID, e.GID, e.Size, e.Link, e.Hard, e.Major, e.Minor, e.Xattrs)
+		hashEntry(h, e)
 		if !e.Mode.IsRegular() || e.Hard || r.Path == "" {
 			continue
 		}
@@ -136,6 +141,49 @@ func (s *stage) addContent(parts *[][]byte, op plan.Op) error {
 	}
 	*parts = append(*parts, h.Sum(nil))
 	return nil
+}
+
+// addMount appends what tells one source of a mount from another. What a cache
+// holds, and what a secret is, tell nothing.
+func (s *stage) addMount(parts *[][]byte, m plan.Mount) error {
+	switch from := m.From; {
+	case m.Type != plan.MountBind && m.Type != plan.MountCache, from.IsContext() && m.Type == plan.MountCache, from.IsScratch():
+	case from.Stage != nil:
+		k := s.stages[*from.Stage].key
+		*parts = append(*parts, k[:])
+	case from.IsContext():
+		tree, where, err := s.contextTree()
+		if err != nil {
+			return err
+		}
+		name, err := find(tree, where, m.Source)
+		if err != nil {
+			return fmt.Errorf("--mount=type=%s: %w", m.Type, err)
+		}
+		h := sha256.New()
+		if err := hashTree(h, rootOwned{tree}, name); err != nil {
+			return err
+		}
+		*parts = append(*parts, h.Sum(nil))
+	default:
+		*parts = append(*parts, []byte(from.Digest.String()))
+	}
+	return nil
+}
+
+func hashEntry(w io.Writer, e rootfs.Entry) {
+	fmt.Fprintf(w, "%q %o %d %d %d %q %t %d %d %q\n", e.Name, uint32(e.Mode), e.UID, e.GID, e.Size, e.Link, e.Hard, e.Major, e.Minor, e.Xattrs)
+}
+
+// hashTree hashes what a tree has at name and below, but for times.
+func hashTree(w io.Writer, tree rootfs.FS, name string) error {
+	return rootfs.Walk(tree, name, func(e rootfs.Entry) error {
+		hashEntry(w, e)
+		if !e.Mode.IsRegular() {
+			return nil
+		}
+		return hashFile(w, tree, e.Name)
+	})
 }
 
 func hashFile(w io.Writer, fsys rootfs.FS, name string) error {

@@ -38,6 +38,14 @@ func TestKeys(t *testing.T) {
 	set := func(f func(*plan.Run)) plan.Op { r := run; f(&r); return r }
 	setCopy := func(c plan.Copy, f func(*plan.Copy)) plan.Op { f(&c); return c }
 
+	mounted := func(m plan.Mount) plan.Op { return set(func(r *plan.Run) { r.Mounts = []plan.Mount{m} }) }
+	bind := plan.Mount{Type: plan.MountBind, Target: "/m", Source: "a"}
+	bindAll := plan.Mount{Type: plan.MountBind, Target: "/m", Source: "."}
+	secret := plan.Mount{Type: plan.MountSecret, ID: "s", Target: "/s"}
+	bindFrom := func(s plan.Source) plan.Op {
+		return mounted(plan.Mount{Type: plan.MountBind, Target: "/m", Source: "a", From: s})
+	}
+
 	base := contextOf(t, "a=1", "b=1")
 	for _, c := range []struct {
 		name  string
@@ -51,6 +59,15 @@ func TestKeys(t *testing.T) {
 		{"a proxy", run, set(func(r *plan.Run) { r.Proxy = []string{"HTTP_PROXY=x"} }), nil, 0, true},
 		{"a file that a RUN does not read", run, run, contextOf(t, "a=2"), 0, true},
 		{"a file that a COPY does not select", copied, copied, contextOf(t, "a=1", "b=2"), 0, true},
+		{"a file that a mount does not show", mounted(bind), mounted(bind), contextOf(t, "a=1", "b=2"), 0, true},
+		{"the content of a mounted file", mounted(bind), mounted(bind), contextOf(t, "a=2", "b=1"), 0, false},
+		{"the mode of a file in a mounted directory", mounted(bindAll), mounted(bindAll), contextOf(t, "a=1", "b=1!x"), 0, false},
+		{"another file in a mounted directory", mounted(bindAll), mounted(bindAll), contextOf(t, "a=1", "b=1", "c=1"), 0, false},
+		{"a mount", run, mounted(bind), nil, 0, false},
+		{"the stage that is mounted", bindFrom(plan.Source{Stage: &zero}), bindFrom(plan.Source{Stage: &zero}), nil, 1, false},
+		{"the image that is mounted", bindFrom(image.From), bindFrom(plan.Source{Image: "i", Digest: v1.Hash{Algorithm: "sha256", Hex: "bb"}}), nil, 0, false},
+		{"what a secret is required for", mounted(secret), mounted(plan.Mount{Type: plan.MountSecret, ID: "s", Env: "S"}), nil, 0, false},
+		{"the network", run, set(func(r *plan.Run) { r.Network = "none" }), nil, 0, false},
 		{"the command", run, set(func(r *plan.Run) { r.Args = []string{"sh", "-c", "make all"} }), nil, 0, false},
 		{"a variable", run, set(func(r *plan.Run) { r.Env = []string{"A=1", "B=3"} }), nil, 0, false},
 		{"where one argument ends", run, set(func(r *plan.Run) { r.Args = []string{"sh", "-cmake"} }), nil, 0, false},
@@ -97,10 +114,11 @@ func TestUses(t *testing.T) {
 	p := &plan.Plan{Stages: []plan.Stage{
 		{Steps: []plan.Step{{Op: plan.Run{}}}},
 		{Steps: []plan.Step{{Op: plan.Copy{From: plan.Source{Stage: &zero}, Paths: []string{"a", "b"}}}}},
-		{Base: plan.Base{Stage: &one}, Steps: []plan.Step{{Op: plan.Copy{From: plan.Source{Stage: &zero}, Paths: []string{"c"}}}}},
+		{Base: plan.Base{Stage: &one}, Steps: []plan.Step{{Op: plan.Copy{From: plan.Source{Stage: &zero}, Paths: []string{"c"}}},
+			{Op: plan.Run{Mounts: []plan.Mount{{Type: plan.MountBind, From: plan.Source{Stage: &zero}, Source: "d"}}}}}},
 	}}
 	got := usesOf(p)
-	if got[0].layers || got[0].base || strings.Join(got[0].copied, " ") != "c a b" {
+	if got[0].layers || got[0].base || strings.Join(got[0].copied, " ") != "c d a b" {
 		t.Errorf("stage 0 is used for %+v", got[0])
 	}
 	if !got[1].layers || !got[1].base || !got[2].layers || got[2].base {

@@ -29,10 +29,14 @@ func decided() map[string]string {
 		"EnvCommand.Env": "honoured", "LabelCommand.Labels": "honoured", "LabelCommand.noExpand": "not ours",
 		"KeyValuePair.Key": "honoured", "KeyValuePair.Value": "honoured", "KeyValuePair.NoDelim": "honoured",
 
-		"ShellDependantCmdLine.CmdLine": "honoured", "ShellDependantCmdLine.Files": "refused",
+		"ShellDependantCmdLine.CmdLine": "honoured", "ShellDependantCmdLine.Files": "honoured", // of RUN; refused in CMD and ENTRYPOINT
 		"ShellDependantCmdLine.PrependShell": "honoured",
-		"RunCommand.FlagsUsed":               "honoured", // and any flag that is not known here is refused
-		"withExternalData.m":                 "honoured", // by way of FlagsUsed
+		"ShellInlineFile.Name":               "honoured", "ShellInlineFile.Data": "honoured", "ShellInlineFile.Chomp": "honoured",
+		"Mount.Type": "honoured", "Mount.From": "honoured", "Mount.Source": "honoured", "Mount.Target": "honoured",
+		"Mount.ReadOnly": "honoured", "Mount.SizeLimit": "honoured", "Mount.CacheID": "honoured", "Mount.CacheSharing": "honoured",
+		"Mount.Required": "honoured", "Mount.Env": "honoured", "Mount.Mode": "honoured", "Mount.UID": "honoured", "Mount.GID": "honoured",
+		"RunCommand.FlagsUsed": "honoured", // and any flag that is not known here is refused
+		"withExternalData.m":   "honoured", // by way of FlagsUsed
 
 		"ExposeCommand.Ports": "honoured", "HealthCheckCommand.Health": "honoured",
 		"MaintainerCommand.Maintainer": "honoured", "OnbuildCommand.Expression": "honoured",
@@ -59,7 +63,7 @@ func TestEveryFlagIsDecided(t *testing.T) {
 	for _, v := range []any{
 		instructions.AddCommand{}, instructions.ArgCommand{}, instructions.CmdCommand{}, instructions.CopyCommand{},
 		instructions.EntrypointCommand{}, instructions.EnvCommand{}, instructions.ExposeCommand{},
-		instructions.HealthCheckCommand{}, instructions.LabelCommand{}, instructions.MaintainerCommand{},
+		instructions.HealthCheckCommand{}, instructions.LabelCommand{}, instructions.MaintainerCommand{}, instructions.Mount{},
 		instructions.OnbuildCommand{}, instructions.RunCommand{}, instructions.ShellCommand{}, instructions.Stage{},
 		instructions.StopSignalCommand{}, instructions.UserCommand{}, instructions.VolumeCommand{}, instructions.WorkdirCommand{},
 	} {
@@ -89,8 +93,8 @@ func fields(t reflect.Type, into map[string]bool) {
 	if t.Kind() != reflect.Struct || !strings.Contains(t.PkgPath(), "/instructions") && !strings.Contains(t.PkgPath(), "docker-image-spec") {
 		return
 	}
-	if t.Name() == "SourceContent" || t.Name() == "ShellInlineFile" {
-		return // heredocs, refused as a whole
+	if t.Name() == "SourceContent" {
+		return // heredocs of COPY and ADD, refused as a whole
 	}
 	for i := range t.NumField() {
 		f := t.Field(i)

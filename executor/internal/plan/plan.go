@@ -123,6 +123,9 @@ type Run struct {
 	Proxy []string // proxy build arguments, which override Env and must not tell one step from another
 	User  string   // as in the config
 	Dir   string   // absolute and clean
+
+	Mounts  []Mount `json:",omitempty"` // in the order in which they are made
+	Network string  `json:",omitempty"` // "none", "host", or "" for what a RUN has by default
 }
 
 // Workdir makes a directory and its missing parents, owned by User.

@@ -145,6 +145,12 @@ func (r Run) String() string {
 			s += " " + name
 		}
 	}
+	if r.Network != "" {
+		s += " network " + r.Network
+	}
+	for _, m := range r.Mounts {
+		s += " " + m.String()
+	}
 	return s
 }
 

@@ -63,7 +63,7 @@ func (b *builder) resolve(target *stage) ([]*stage, error) {
 }
 
 // reachable returns target and all it depends on, in the order of the file,
-// after finding out what their COPY --from name.
+// after finding out what their commands read from.
 func (b *builder) reachable(target *stage) ([]*stage, error) {
 	need := make([]bool, len(b.stages))
 	need[target.index] = true
@@ -78,19 +78,13 @@ func (b *builder) reachable(target *stage) ([]*stage, error) {
 		}
 		for n := range s.cmds {
 			c := &s.cmds[n]
-			name := c.copiesFrom()
-			if name == "" {
-				continue
+			if err := b.findSources(s, c); err != nil {
+				return nil, b.fault(c, err)
 			}
-			if c.from == nil {
-				from, err := b.findSource(s, name)
-				if err != nil {
-					return nil, b.fault(c, err)
+			for _, from := range c.sources() {
+				if from.stage != nil {
+					need[from.stage.index] = true
 				}
-				c.from = from
-			}
-			if c.from.stage != nil {
-				need[c.from.stage.index] = true
 			}
 		}
 	}
@@ -146,8 +140,10 @@ func eachImage(stages []*stage, fn func(*image, *stage, *command)) {
 			fn(s.image, s, nil)
 		}
 		for n := range s.cmds {
-			if from := s.cmds[n].from; from != nil && from.image != nil {
-				fn(from.image, s, &s.cmds[n])
+			for _, from := range s.cmds[n].sources() {
+				if from.image != nil {
+					fn(from.image, s, &s.cmds[n])
+				}
 			}
 		}
 	}

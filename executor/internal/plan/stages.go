@@ -33,14 +33,49 @@ type stage struct {
 // command is an instruction with what it refers to.
 type command struct {
 	instructions.Command
-	from      *source // of COPY --from; nil otherwise
-	triggered bool    // by ONBUILD
+	from      *source   // of COPY --from; nil otherwise
+	mounts    []*source // of each RUN --mount; nil for one without from
+	triggered bool      // by ONBUILD
 }
 
 // String returns the instruction as written.
 func (c command) String() string { return text(c.Command) }
 
-// source is what a COPY --from names.
+// sources are what the command reads from besides the build context.
+func (c command) sources() []*source {
+	var out []*source
+	for _, s := range append([]*source{c.from}, c.mounts...) {
+		if s != nil {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// findSources resolves what a command of a stage that is needed reads from.
+func (b *builder) findSources(s *stage, c *command) (err error) {
+	if name := c.copiesFrom(); name != "" && c.from == nil {
+		c.from, err = b.findSource(s, name)
+		return err
+	}
+	if c.mounts != nil {
+		return nil
+	}
+	names := c.mountsFrom()
+	found := make([]*source, len(names))
+	for i, name := range names {
+		if name == "" {
+			continue
+		}
+		if found[i], err = b.mountSource(s, name); err != nil {
+			return err
+		}
+	}
+	c.mounts = found
+	return nil
+}
+
+// source is what a COPY --from or a RUN --mount=from= names; neither is scratch.
 type source struct {
 	stage *stage
 	image *image
@@ -98,6 +133,11 @@ func (b *builder) checkSources() error {
 			if from := s.cmds[n].copiesFrom(); from != "" {
 				if _, err := b.namedStage(s, from); err != nil {
 					return b.fault(s.cmds[n], err)
+				}
+			}
+			for _, from := range s.cmds[n].mountsFrom() {
+				if b.byName[strings.ToLower(from)] == s {
+					return b.fault(s.cmds[n], fmt.Errorf("a stage cannot mount from itself: from=%s", from))
 				}
 			}
 		}

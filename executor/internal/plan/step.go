@@ -137,7 +137,7 @@ func (st *stageState) effect(cmd command) (effect, error) {
 	case *instructions.OnbuildCommand:
 		return st.onbuild(c)
 	case *instructions.RunCommand:
-		return st.run(c)
+		return st.run(c, cmd.mounts)
 	case *instructions.ShellCommand:
 		return st.setShell(c)
 	case *instructions.StopSignalCommand:

@@ -50,6 +50,11 @@ func become(s spec) error {
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
 		return fmt.Errorf("set death signal: %w", err)
 	}
+	if s.NoNetwork {
+		if err := loopback(); err != nil {
+			return err
+		}
+	}
 	if s.Root != "" {
 		if err := enterRoot(s); err != nil {
 			return err

@@ -15,7 +15,7 @@ func enterRoot(s spec) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	for _, step := range []func(spec) error{mountProc, mountSys, mountDev, mountFiles} {
+	for _, step := range []func(spec) error{mountProc, mountSys, mountDev, mountFiles, mountGiven} {
 		if err := step(s); err != nil {
 			return err
 		}

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -140,23 +143,44 @@ func Unmount(target string) error {
 // RunIn runs p in the root filesystem mounted at root, in namespaces of its
 // own. files are bound read-only, sources to clean names below the root; the
 // files and /proc, /sys and /dev must exist there. It returns an *ExitError if
-// the process ends with a status other than 0, and kills it when ctx ends.
+// the process ends with a status other than 0, and kills it when ctx ends. The
+// directory that root is in must be the executor's own. Mount points that p.Mounts
+// need and that do not exist are made, and stay.
 func (ns Namespace) RunIn(ctx context.Context, root string, files map[string]string, p Process) error {
 	s := specOf(p)
 	s.Root, s.FreshProc, s.User = root, ns.FreshProc, ns.User
 	for source, target := range files {
 		s.Mounts = append(s.Mounts, mount{source, target})
 	}
+	s.Given, s.NoNetwork = p.Mounts, p.NoNetwork
+	if slices.ContainsFunc(p.Mounts, func(m Mount) bool { return m.File != nil }) {
+		dir, err := os.MkdirTemp(filepath.Dir(root), "memory-*")
+		if err != nil {
+			return fmt.Errorf("prepare RUN: %w", err)
+		}
+		defer os.Remove(dir)
+		s.Memory = dir
+	}
 	flags := uintptr(unix.CLONE_NEWNS)
+	if p.NoNetwork {
+		flags |= unix.CLONE_NEWNET
+	}
 	if ns.FreshProc {
 		flags |= unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
 	}
 	return run(ctx, s, p, flags)
 }
 
-// RunInPlace runs p in this process' own root. When it returns, everything
+// ErrNoNetwork is the error of a RUN --network=none in place.
+var ErrNoNetwork = errors.New("a RUN cannot be cut off from the network with --isolation=inplace: use --isolation=overlay")
+
+// RunInPlace runs p in this process' own root. Its mounts are the caller's
+// business: none can be made here. When it returns, everything
 // that the process started has ended, provided BecomeSubreaper was called.
 func RunInPlace(ctx context.Context, p Process) error {
+	if p.NoNetwork {
+		return ErrNoNetwork
+	}
 	return run(ctx, specOf(p), p, 0)
 }
 

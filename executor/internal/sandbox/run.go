@@ -23,6 +23,9 @@ type Process struct {
 	Groups   []int     // supplementary
 	Stdout   io.Writer // nil discards
 	Stderr   io.Writer // nil discards
+
+	Mounts    []Mount // in the order in which they are made
+	NoNetwork bool    // the process has a network of its own with nothing but loopback; not in place
 }
 
 // spec is what the child reads before it becomes the process.
@@ -38,6 +41,9 @@ type spec struct {
 	FreshProc bool    `json:"freshProc"`
 	User      bool    `json:"user"`
 	Mounts    []mount `json:"mounts"`
+	Given     []Mount `json:"given"`
+	Memory    string  `json:"memory"` // empty directory for what is given in memory
+	NoNetwork bool    `json:"noNetwork"`
 }
 
 // mount is a file or directory of the executor that the process sees.

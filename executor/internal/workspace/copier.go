@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -18,6 +19,7 @@ type copier struct {
 	skip     func(name string) bool
 	done     map[string]bool
 	links    map[rootfs.Inode]string
+	rename   func(name string) string // of the copy; nil keeps names
 }
 
 // path copies everything that p may lead to: the links on the way, what they
@@ -97,6 +99,8 @@ func (c *copier) put(e rootfs.Entry) error {
 		return nil
 	}
 	c.done[e.Name] = true
+	from := e.Name
+	e.Name = c.renamed(from)
 	if !e.Mode.IsDir() && e.Nlink > 1 {
 		if first, ok := c.links[e.Inode]; ok {
 			return c.dst.Put(rootfs.Entry{Name: e.Name, Mode: e.Mode, Hard: true, Link: first}, nil)
@@ -106,10 +110,39 @@ func (c *copier) put(e rootfs.Entry) error {
 	if !e.Mode.IsRegular() {
 		return c.dst.Put(e, nil)
 	}
-	f, err := c.src.Open(e.Name)
+	f, err := c.src.Open(from)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	return c.dst.Put(e, io.Reader(f))
+}
+
+func (c *copier) renamed(name string) string {
+	if c.rename == nil {
+		return name
+	}
+	return c.rename(name)
+}
+
+// directoryTimes gives the directories that were copied from name on the times
+// they have in the source, the deepest first.
+func (c *copier) directoryTimes(name string) error {
+	var dirs []rootfs.Entry
+	err := rootfs.Walk(c.src, name, func(e rootfs.Entry) error {
+		if e.Mode.IsDir() {
+			dirs = append(dirs, e)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, e := range slices.Backward(dirs) {
+		e.Name = c.renamed(e.Name)
+		if err := c.dst.Put(e, nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }

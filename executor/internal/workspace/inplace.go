@@ -183,7 +183,10 @@ func (p *plainDirs) Lstat(name string) (rootfs.Entry, error) {
 func (r *inPlaceRoot) FS() rootfs.FS { return r.record }
 
 // Run implements Root.
-func (r *inPlaceRoot) Run(ctx context.Context, p sandbox.Process) error {
+func (r *inPlaceRoot) Run(ctx context.Context, p sandbox.Process, mounts ...Mount) error {
+	if p.NoNetwork {
+		return sandbox.ErrNoNetwork
+	}
 	if err := r.walk.Baseline(ctx); err != nil {
 		return err
 	}
@@ -191,9 +194,21 @@ func (r *inPlaceRoot) Run(ctx context.Context, p sandbox.Process) error {
 		return err
 	}
 	r.ran = true
-	err := sandbox.RunInPlace(ctx, p)
-	r.w.root.Flush()
-	return err
+	if len(mounts) == 0 {
+		err := sandbox.RunInPlace(ctx, p)
+		r.w.root.Flush()
+		return err
+	}
+	aside, err := os.MkdirTemp(r.w.dir, "aside-*")
+	if err != nil {
+		return fmt.Errorf("prepare mounts: %w", err)
+	}
+	put := &placed{root: r.w.root, keep: r.w.keep, dir: aside, stubs: &stubs{fsys: r.w.root}}
+	err = put.place(ctx, mounts)
+	if err == nil {
+		err = sandbox.RunInPlace(ctx, p)
+	}
+	return errors.Join(err, put.takeAway())
 }
 
 // Commit implements Root.

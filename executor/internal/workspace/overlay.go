@@ -238,14 +238,35 @@ func (r *overlayRoot) unmount() error {
 func (r *overlayRoot) FS() rootfs.FS { return r.merged }
 
 // Run implements Root.
-func (r *overlayRoot) Run(ctx context.Context, p sandbox.Process) error {
+func (r *overlayRoot) Run(ctx context.Context, p sandbox.Process, mounts ...Mount) error {
 	stubs := &stubs{fsys: r.merged}
-	files, err := stubs.make()
+	given := &givenMounts{}
+	err := stubs.watch(targetsOf(mounts))
+	for i, m := range mounts {
+		if err != nil {
+			break
+		}
+		var g sandbox.Mount
+		g, err = given.prepare(ctx, r.dir, i, m)
+		p.Mounts = append(p.Mounts, g)
+	}
+	var files map[string]string
+	if err == nil {
+		files, err = stubs.make()
+	}
 	if err == nil {
 		err = r.o.ns.RunIn(ctx, r.path("m"), files, p)
 	}
 	r.merged.Flush()
-	return errors.Join(err, stubs.remove())
+	return errors.Join(err, given.close(), stubs.remove(), stubs.tidy())
+}
+
+func targetsOf(mounts []Mount) []string {
+	var out []string
+	for _, m := range mounts {
+		out = append(out, m.Target)
+	}
+	return out
 }
 
 // Commit implements Root.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"syscall"
 
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
 )
@@ -18,6 +19,7 @@ func mountPointDirs() []string { return []string{"dev", "proc", "sys"} }
 // them.
 type stubs struct {
 	fsys    rootfs.FS
+	spare   []string // that a mount needs and that did not exist
 	made    []string
 	parents []rootfs.Entry // as they were before
 }
@@ -130,6 +132,65 @@ func (s *stubs) remove() error {
 		}
 		if err := s.restore(s.parents[i]); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// watch notes which of the names that mounts go to do not exist, and which
+// directories above them, before any is made.
+func (s *stubs) watch(targets []string) error {
+	for _, t := range targets {
+		name, err := rootfs.Resolve(s.fsys, t)
+		if err != nil {
+			return fmt.Errorf("prepare RUN: %w", err)
+		}
+		for ; name != "."; name = rootfs.Parent(name) {
+			_, err := s.fsys.Lstat(name)
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
+				return fmt.Errorf("prepare RUN: %w", err)
+			}
+			s.spare = append(s.spare, name)
+		}
+	}
+	return nil
+}
+
+// tidy removes what watch found missing and is there now, unless something is
+// in it. The directories above keep their time.
+func (s *stubs) tidy() error {
+	for _, name := range s.spare {
+		e, err := s.fsys.Lstat(name)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("clean up after RUN: %w", err)
+		}
+		if e.Mode.IsDir() {
+			names, err := s.fsys.List(name)
+			if err != nil {
+				return fmt.Errorf("clean up after RUN: %w", err)
+			}
+			if len(names) > 0 {
+				continue
+			}
+		} else if e.Size > 0 || e.Mode&fs.ModeSymlink != 0 {
+			continue
+		}
+		parent, err := s.fsys.Lstat(rootfs.Parent(name))
+		if err == nil {
+			err = s.fsys.Remove(name)
+		}
+		if err == nil {
+			parent.Xattrs = nil
+			err = s.fsys.Put(parent, nil)
+		}
+		if err != nil {
+			return fmt.Errorf("clean up after RUN: %w", err)
 		}
 	}
 	return nil

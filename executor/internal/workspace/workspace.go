@@ -34,9 +34,10 @@ type Image struct {
 type Root interface {
 	// FS is where the next step reads and writes. It is valid until Commit.
 	FS() rootfs.FS
-	// Run runs a process in the root and returns once nothing of it is left.
+	// Run runs a process in the root, where it sees the mounts, made in their
+	// order, and returns once nothing of it and of them is left.
 	// It returns a *sandbox.ExitError for a status other than 0.
-	Run(ctx context.Context, p sandbox.Process) error
+	Run(ctx context.Context, p sandbox.Process, mounts ...Mount) error
 	// Commit ends the steps since the last Commit and says what they changed.
 	Commit(ctx context.Context) (Commit, error)
 	// Keep returns the finished root to copy from, of which only what the
