@@ -40,6 +40,7 @@ type Options struct {
 	Workspace Workspace
 	Context   rootfs.FS          // the build context; nil if there is none
 	Ignore    *dockerfile.Ignore // what of it cannot be copied
+	Contexts  map[string]Files   // those that the plan names
 	// Image returns an image that the plan names.
 	Image func(ctx context.Context, digest v1.Hash) (v1.Image, error)
 	// Spool is the directory for layers that are being made.
@@ -51,7 +52,9 @@ type Options struct {
 	// CacheCopies says that COPY and ADD are cached as well as RUN.
 	CacheCopies, NoCacheRuns bool
 	// Fetch gets what an ADD of a URL names.
-	Fetch    func(ctx context.Context, url string) (io.ReadCloser, step.URLInfo, error)
+	Fetch func(ctx context.Context, url string) (io.ReadCloser, step.URLInfo, error)
+	// Repo gets the repository that an ADD names.
+	Repo     func(ctx context.Context, repo plan.Repo) (step.Repo, error)
 	Progress progress.Sink
 	Now      func() time.Time
 	// Epoch, if not zero, is the time of everything in the image that would
@@ -60,6 +63,12 @@ type Options struct {
 	Annotations map[string]string
 	// SingleLayer makes one layer of all the steps of the last stage.
 	SingleLayer bool
+}
+
+// Files are a context: files to copy, without owners.
+type Files struct {
+	FS     rootfs.FS
+	Ignore *dockerfile.Ignore // what of FS cannot be copied; may be nil
 }
 
 // Result is a finished build.
@@ -146,7 +155,7 @@ func usesOf(p *plan.Plan) []use {
 		}
 		for _, t := range s.Steps {
 			if c, ok := t.Op.(plan.Copy); ok && c.From.Stage != nil {
-				uses[*c.From.Stage].copied = append(uses[*c.From.Stage].copied, c.Paths...)
+				uses[*c.From.Stage].copied = append(uses[*c.From.Stage].copied, c.Reads()...)
 			}
 		}
 	}

@@ -42,8 +42,9 @@ func (c command) String() string { return text(c.Command) }
 
 // source is what a COPY --from names.
 type source struct {
-	stage *stage
-	image *image
+	stage   *stage
+	context string // of files
+	image   *image
 }
 
 // declareStages expands what each FROM says and links the stages that start

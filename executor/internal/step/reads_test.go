@@ -55,7 +55,7 @@ link to -> d/sub
 		op   plan.Op
 		want string
 	}{
-		{"context", plan.Copy{Paths: []string{"d", "a*"}, Dest: "/"}, `d: dir 0000 0:0 .
+		{"context", plan.Copy{Placing: plan.Placing{Dest: "/"}, Paths: []string{"d", "a*"}}, `d: dir 0000 0:0 .
 d/l: link 0:0 l -> sub
 d/s: file 0755 0:0 s
 d/sub: dir 0750 0:0 sub
@@ -64,12 +64,12 @@ d/sub/g: hard sub/g => sub/f
 a1: file 0644 0:0 a1
 a2: file 0644 0:0 a2
 `},
-		{"stage", plan.Copy{From: plan.Source{Stage: &stage}, Paths: []string{"to"}, Dest: "/", Chmod: "0600"}, `d/sub: dir 0000 0:0 .
+		{"stage", plan.Copy{Placing: plan.Placing{Dest: "/", Chmod: "0600"}, From: plan.Source{Stage: &stage}, Paths: []string{"to"}}, `d/sub: dir 0000 0:0 .
 d/sub/f: file 0600 5:6 f
 d/sub/g: hard g => f
 `},
-		{"add", plan.Add{Paths: []string{"a1", "nomatch*"}, Dest: "/"}, "a1: file 0644 0:0 a1\n"},
-		{"missing", plan.Copy{Paths: []string{"a1", "nope"}, Dest: "/"}, "error: nope is not in the build context\n"},
+		{"add", plan.Add{Placing: plan.Placing{Dest: "/"}, Paths: []string{"a1", "nomatch*"}}, "a1: file 0644 0:0 a1\n"},
+		{"missing", plan.Copy{Placing: plan.Placing{Dest: "/"}, Paths: []string{"a1", "nope"}}, "error: nope is not in the build context\n"},
 		{"no copy", plan.Workdir{Path: "/"}, "error: operation plan.Workdir copies nothing\n"},
 	} {
 		got := readsText(t, tree, c.op, Inputs{Ignore: ignore})
@@ -85,7 +85,7 @@ func TestReadsStop(t *testing.T) {
 	src := buildTree(t, "dir d\nfile d/a\nfile d/b\nfile e\n")
 	for stop := range 4 {
 		n := 0
-		for _, err := range Reads(src, plan.Copy{Paths: []string{"d", "e"}, Dest: "/"}, Inputs{}) {
+		for _, err := range Reads(src, plan.Copy{Placing: plan.Placing{Dest: "/"}, Paths: []string{"d", "e"}}, Inputs{}) {
 			if err != nil {
 				t.Fatal(err)
 			}
