@@ -137,7 +137,7 @@ type workspaceFor struct {
 }
 
 // newWorkspace makes the workspace of an isolation mode.
-func newWorkspace(c *config, iso isolation, dir, contextDir string, r workspace.Report) (ws workspaceFor, err error) {
+func newWorkspace(c *config, iso isolation, dir string, contextDirs []string, r workspace.Report) (ws workspaceFor, err error) {
 	if iso.mode == sandbox.Overlay {
 		o, err := workspace.NewOverlay(dir, iso.ns, r)
 		if err != nil {
@@ -145,7 +145,7 @@ func newWorkspace(c *config, iso isolation, dir, contextDir string, r workspace.
 		}
 		return workspaceFor{o, o.Close}, nil
 	}
-	leave := append([]string{kanikoDir, contextDir}, c.ignorePaths...)
+	leave := append(append([]string{kanikoDir}, contextDirs...), c.ignorePaths...)
 	if exe, err := os.Executable(); err == nil {
 		leave = append(leave, exe)
 	}

@@ -59,7 +59,8 @@ type State struct {
 }
 
 // Base is what a stage starts from: exactly one of an image, an earlier stage
-// or, with neither, scratch.
+// or, with neither, scratch. A stage from a context of files is from scratch
+// and begins with a step that copies them.
 type Base struct {
 	Ref           string         // reference as written and expanded; "scratch"; or the stage's name
 	Stage         *int           // index into Plan.Stages

@@ -1,6 +1,11 @@
 package step
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"syscall"
+
 	"github.com/kilnhook/kiln/executor/internal/dockerfile"
 	"github.com/kilnhook/kiln/executor/internal/plan"
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
@@ -62,10 +67,10 @@ func choices(src rootfs.FS, op plan.Copy, in Inputs) ([]selected, error) {
 }
 
 // parents returns the source and what is wanted of it for a path whose parents
-// are kept. A path without wildcards must exist.
+// are kept. A path without wildcards must exist, without a link on the way.
 func parents(src rootfs.FS, base, path string, in Inputs) (string, *dockerfile.Ignore, error) {
 	if !hasWildcard(base) && !hasWildcard(path) {
-		if _, err := selectOne(src, rootfs.Join(base, path), in); err != nil {
+		if err := mustExist(src, rootfs.Join(base, path), in); err != nil {
 			return "", nil, err
 		}
 	}
@@ -75,4 +80,19 @@ func parents(src rootfs.FS, base, path string, in Inputs) (string, *dockerfile.I
 	}
 	only, err := dockerfile.NewPatterns(patterns)
 	return base, only, err
+}
+
+func mustExist(src rootfs.FS, name string, in Inputs) error {
+	real, err := rootfs.ResolveParent(src, name)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", name, err)
+	}
+	if real != name {
+		return notFound("%s is not in the source: a symbolic link leads to it, and --parents follows none", name)
+	}
+	_, err = src.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return missing(name, name, in)
+	}
+	return err
 }
