@@ -82,7 +82,7 @@ func (b *builder) standOn(s *stage, name string, nc NamedContext) {
 // load is the first step of a stage that is a context of files.
 func (st *stageState) load(s Stage) Step {
 	return Step{
-		Pos: s.Pos, Text: s.Text, CreatedBy: "[context " + st.s.files + "] load from client", Comment: "buildkit.exporter.image.v0",
+		Pos: s.Pos, Text: "load context " + st.s.files, CreatedBy: "[context " + st.s.files + "] load from client", Comment: "buildkit.exporter.image.v0",
 		Op:    Copy{Placing: Placing{Dest: "/"}, From: Source{Context: st.s.files}, Paths: []string{"."}},
 		State: st.state(),
 	}
