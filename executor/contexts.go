@@ -149,7 +149,7 @@ func (s *session) withCredentials(opt source.Options, rawURL string) source.Opti
 }
 
 func repository(r plan.Repo) source.Repository {
-	return source.Repository{URL: r.URL, Ref: r.Ref, Commit: r.Commit, Subdir: r.Subdir, Submodules: r.Submodules}
+	return source.Repository{URL: r.URL, Ref: r.Ref, Commit: r.Commit, Subdir: r.Subdir, Submodules: r.Submodules, KeepGitDir: r.KeepGitDir}
 }
 
 // fetchRepo gets the repository that an ADD names.

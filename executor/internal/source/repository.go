@@ -16,6 +16,7 @@ type Repository struct {
 	Commit     string // what the commit's id must begin with, lower case; "" for any
 	Subdir     string // "" is the root
 	Submodules bool
+	KeepGitDir bool // leave a .git, as of a clone without history, unless there is a Subdir
 }
 
 // FetchRepository makes the files of a commit available on disk. The caller
@@ -39,7 +40,7 @@ func fetchRepository(ctx context.Context, r Repository, opt *Options) (*Context,
 	if err != nil {
 		return nil, err
 	}
-	spec := gitSpec{url: u, user: u.User, ref: r.Ref}
+	spec := gitSpec{url: u, user: u.User, ref: r.Ref, keepDir: r.KeepGitDir && r.Subdir == ""}
 	u.User, u.RawQuery = nil, ""
 	if isCommit(r.Ref) {
 		spec.ref, spec.commit = "", r.Ref
