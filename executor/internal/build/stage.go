@@ -238,8 +238,11 @@ func (s *stage) commit(ctx context.Context, tell *teller, op plan.Op, d *done) e
 	key := s.layerKey
 	s.work.Go(func() error {
 		s.writing <- struct{}{}
-		defer func() { <-s.writing }()
-		if err := fill(); err != nil {
+		err := fill()
+		// Given back before the cache is told: a registry may take one upload
+		// at a time, and the one that it takes may wait for the next layer.
+		<-s.writing
+		if err != nil {
 			return err
 		}
 		return s.store(ctx, key, op, blob)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"syscall"
 
 	"github.com/kilnhook/kiln/executor/internal/dockerfile"
@@ -70,6 +71,9 @@ func choices(src rootfs.FS, op plan.Copy, in Inputs) ([]selected, error) {
 // are kept. A path without wildcards must exist, without a link on the way.
 func parents(src rootfs.FS, base, path string, in Inputs) (string, *dockerfile.Ignore, error) {
 	if !hasWildcard(base) && !hasWildcard(path) {
+		if path == "." {
+			return "", nil, notFound("--parents must be told what to copy below /%s: name it, or write *", strings.TrimPrefix(base, "."))
+		}
 		if err := mustExist(src, rootfs.Join(base, path), in); err != nil {
 			return "", nil, err
 		}
