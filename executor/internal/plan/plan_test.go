@@ -283,6 +283,7 @@ func FuzzNew(f *testing.F) {
 	f.Add("ARG A=b\nFROM $A AS x\nENV A=${B:-c} D='$A'\nCOPY --from=y --chown=$A --chmod=7$D a* b/ /c\nEXPOSE $A 1-3\n", "A=1", "x")
 	f.Add("# escape=`\nFROM --platform=$TARGETPLATFORM a\nWORKDIR $X\nRUN [\"a\"]\nADD http://a/b c /d\nHEALTHCHECK NONE\nONBUILD RUN x\n", "X", "0")
 	f.Add("FROM a AS b\nONBUILD COPY --from=c . .\nFROM b\nLABEL ${A//x/y}=${B%%*}\nVOLUME $V\nUSER ${U:?}\n", "", "")
+	f.Add("FROM a\nARG A\nCOPY --parents --exclude=*.$A --link <<E <<'F' x/./y z\n${A:-$B}\nE\n$A\nF\nADD --checksum=$A --keep-git-dir --unpack=false --chmod=u+X,g=o https://h/r.git?ref=$A#b:c /d\n", "A=00", "")
 	f.Fuzz(func(t *testing.T, text, args, target string) {
 		file, err := dockerfile.Parse("Dockerfile", []byte(text))
 		if err != nil {
