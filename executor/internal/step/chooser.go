@@ -54,6 +54,9 @@ func choices(src rootfs.FS, op plan.Copy, in Inputs) ([]selected, error) {
 			if named, choose.only, err = parents(src, op.Parents[i], p, in); err != nil {
 				return nil, err
 			}
+			if !hasWildcard(op.Parents[i]) && !hasWildcard(p) && all.skip.Excluded(p) && !all.skip.MayHold(p) {
+				return nil, notFound("%s is not in the source once --exclude has left it out", p)
+			}
 		}
 		found, err := selectOne(src, named, in)
 		if err != nil {
