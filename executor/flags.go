@@ -16,7 +16,8 @@ type config struct {
 	context, subPath, dockerfile string
 	destinations                 []string
 	buildArgs, labels            []string
-	git                          []string
+	git, buildContexts           []string
+	checkOnly                    bool
 	target, platform             string
 
 	noPush, pushByDigest             bool
@@ -54,6 +55,7 @@ const usage = `executor builds a container image from a Dockerfile and a context
 
 Usage:
   executor --context DIR|URL --destination REF [flags]
+  executor --check --context DIR|URL [flags]
   executor version
 
 Contexts: a directory, dir://, tar:// (tar://stdin), git://host/repo.git[#ref], https://….
@@ -80,6 +82,7 @@ func inputFlags(f *pflag.FlagSet, c *config) {
 	f.StringVar(&c.subPath, "context-sub-path", "", "`directory` of the context that is the context")
 	f.StringVarP(&c.dockerfile, "dockerfile", "f", "Dockerfile", "`path` of the Dockerfile, in the working directory or the context")
 	f.StringArrayVar(&c.buildArgs, "build-arg", nil, "`name=value` of a build argument, or a name whose value is in the environment; repeatable")
+	f.StringArrayVar(&c.buildContexts, "build-context", nil, "`name=where` of a further context for FROM and --from: a directory, docker-image://ref, oci-layout://dir, a git or archive URL; repeatable")
 	f.StringVar(&c.target, "target", "", "`stage` to build; the last by default")
 	f.StringArrayVar(&c.labels, "label", nil, "`name=value` of a label of the image; repeatable")
 	f.StringVar(&c.platform, "custom-platform", "", "`os/arch[/variant]` to build for; this machine's by default")
@@ -133,6 +136,7 @@ func buildFlags(f *pflag.FlagSet, c *config) {
 	f.StringVar(&c.snapshotMode, "snapshot-mode", "full", "full, redo or time, for kaniko's sake: all find every change")
 	f.BoolVar(&c.singleSnapshot, "single-snapshot", false, "make one layer of the last stage")
 	f.BoolVar(&c.force, "force", false, "build in place outside of a container too: this replaces the machine's files")
+	f.BoolVar(&c.checkOnly, "check", false, "look for mistakes in the Dockerfile, print them and build nothing")
 	f.BoolVar(&c.dryRun, "dryrun", false, "print the plan and build nothing")
 	f.StringVar(&c.progress, "progress", "", "auto, tty, plain or json; as --log-format by default")
 	f.StringVarP(&c.verbosity, "verbosity", "v", "info", "panic, fatal, error, warn, info, debug or trace")
@@ -159,7 +163,7 @@ func (k keyValue) Set(s string) error {
 
 // check finds what no single flag can.
 func (c *config) check() error {
-	if len(c.destinations) == 0 && !c.noPush {
+	if len(c.destinations) == 0 && !c.noPush && !c.checkOnly {
 		return errors.New("you must provide --destination, or use --no-push")
 	}
 	if c.pushByDigest && c.noPush {
@@ -168,7 +172,7 @@ func (c *config) check() error {
 	if len(c.destinations) == 0 && (c.nameDigestFile != "" || c.nameTagDigestFile != "") {
 		return errors.New("--image-name-with-digest-file and --image-name-tag-with-digest-file need a --destination")
 	}
-	if c.cache && c.cacheRepo == "" && len(c.destinations) == 0 {
+	if c.cache && !c.checkOnly && c.cacheRepo == "" && len(c.destinations) == 0 {
 		return errors.New("if using cache with --no-push, specify cache repo with --cache-repo")
 	}
 	switch c.snapshotMode {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -104,6 +105,7 @@ func (s *session) plan(ctx context.Context, src *source.Context, images *images)
 	if err != nil {
 		return nil, nil, fault(events.ClassBuild, err)
 	}
+	s.found = file.Warnings
 	ignore, err := s.readIgnore(src.Dir, name)
 	if err != nil {
 		return nil, nil, fault(events.ClassBuild, err)
@@ -112,7 +114,10 @@ func (s *session) plan(ctx context.Context, src *source.Context, images *images)
 	if err != nil {
 		return nil, nil, fault(events.ClassConfig, err)
 	}
-	opt := plan.Options{Target: s.c.target, Args: args, Labels: s.c.labelMap(), Ignore: ignore}
+	opt := plan.Options{Target: s.c.target, Args: args, Labels: s.c.labelMap(), Ignore: ignore, AllStages: s.c.checkOnly && s.c.target == ""}
+	if opt.Contexts, err = s.c.namedContexts(); err != nil {
+		return nil, nil, fault(events.ClassConfig, err)
+	}
 	if s.c.platform != "" {
 		if opt.Platform, err = plan.ParsePlatform(s.c.platform); err != nil {
 			return nil, nil, fault(events.ClassConfig, err)
@@ -127,8 +132,11 @@ func (s *session) plan(ctx context.Context, src *source.Context, images *images)
 	if err != nil {
 		return nil, nil, fault(events.ClassBuild, err)
 	}
+	s.found = out.Warnings
 	for _, w := range out.Warnings {
-		s.note("warning: %s", w)
+		if !s.c.checkOnly {
+			s.note("warning: %s", w)
+		}
 	}
 	s.res.Platform = out.Platform.String()
 	s.res.Bases = basesOf(out)
@@ -172,29 +180,15 @@ func (s *session) readDockerfile(contextDir string) (name string, content []byte
 
 // readIgnore reads <Dockerfile>.dockerignore, or else .dockerignore.
 func (s *session) readIgnore(contextDir, dockerfileName string) (*dockerfile.Ignore, error) {
-	dir, err := os.OpenRoot(contextDir)
-	if err != nil {
-		return nil, fmt.Errorf("open context: %w", err)
-	}
-	defer dir.Close()
 	inContext := filepath.Clean(s.c.dockerfile)
 	if filepath.IsAbs(inContext) {
 		inContext = dockerfileName
 	}
 	for _, name := range dockerfile.IgnoreNames(inContext) {
-		f, err := dir.Open(name)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
+		ignore, err := readIgnoreFile(contextDir, name)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return ignore, err
 		}
-		if err != nil {
-			return nil, fmt.Errorf("open %s: %w", name, err)
-		}
-		content, err := readAll(f)
-		_ = f.Close()
-		if err != nil {
-			return nil, err
-		}
-		return dockerfile.ParseIgnore(name, content)
 	}
 	return nil, nil
 }
@@ -211,7 +205,12 @@ func (s *session) carryOut(ctx context.Context, src *source.Context, p *plan.Pla
 		return build.Result{}, fmt.Errorf("open context: %w", err)
 	}
 	defer files.Close()
-	ws, err := newWorkspace(s.c, s.iso, filepath.Join(s.workDir, "root"), append(s.ownPaths(), src.Dir), workspace.Report{
+	named, err := s.fetchContexts(ctx, p)
+	if err != nil {
+		return build.Result{}, fault(events.ClassSource, err)
+	}
+	defer named.close()
+	ws, err := newWorkspace(s.c, s.iso, filepath.Join(s.workDir, "root"), slices.Concat(s.ownPaths(), named.dirs, []string{src.Dir}), workspace.Report{
 		Bytes: func(name string, done, total int64) {
 			s.sink.Send(progress.Event{Time: s.p.now(), Kind: progress.KindBytes, Name: name, Phase: progress.PhaseExtract, Current: done, Total: total})
 		},
@@ -221,8 +220,8 @@ func (s *session) carryOut(ctx context.Context, src *source.Context, p *plan.Pla
 		return build.Result{}, err
 	}
 	opt := build.Options{
-		Workspace: ws, Context: files, Ignore: ignore, Image: imgs.byDigest,
-		Spool: filepath.Join(s.workDir, "layers"), Fetch: s.fetchURL,
+		Workspace: ws, Context: files, Ignore: ignore, Contexts: named.files, Image: imgs.byDigest,
+		Spool: filepath.Join(s.workDir, "layers"), Fetch: s.fetchURL, Repo: s.fetchRepo,
 		CacheCopies: s.c.cacheCopies, NoCacheRuns: !s.c.cacheRuns, SingleLayer: s.c.singleSnapshot,
 		Progress: s.sink, Now: s.p.now, Mounts: s.given,
 	}
@@ -316,7 +315,13 @@ type images struct {
 }
 
 func (i *images) base(ctx context.Context, ref string, p v1.Platform) (plan.Base, error) {
-	img, _, err := i.client.Image(ctx, ref, p)
+	var img v1.Image
+	var err error
+	if strings.HasPrefix(ref, layoutPrefix) {
+		img, err = layoutImage(ref, p)
+	} else {
+		img, _, err = i.client.Image(ctx, ref, p)
+	}
 	if err != nil {
 		return plan.Base{}, err
 	}

@@ -39,7 +39,8 @@ func TestMain(m *testing.M) {
 
 // The scripts in testdata/script say what the program promises. They run the
 // program itself, with a registry at $REGISTRY that has a base image with a
-// shell, base, a sink for events at $SINK and a socket of an agent at $AGENT.
+// shell, base, a sink for events at $SINK, a server of files at $FILES and a
+// socket of an agent at $AGENT.
 func TestScripts(t *testing.T) {
 	if os.Geteuid() != 0 {
 		if os.Getenv("KILN_REQUIRE_SERVERS") != "" {
@@ -67,6 +68,9 @@ func setup(env *testscript.Env) error {
 	sink := &sink{file: filepath.Join(env.WorkDir, "events")}
 	events := httptest.NewServer(sink)
 	env.Defer(events.Close)
+	files := httptest.NewServer(served(env.WorkDir))
+	env.Defer(files.Close)
+	env.Setenv("FILES", files.URL)
 	env.Setenv("REGISTRY", host)
 	env.Setenv("SINK", events.URL)
 	env.Setenv("HOME", env.WorkDir)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/executor/internal/build"
+	"github.com/kilnhook/kiln/executor/internal/dockerfile"
 	"github.com/kilnhook/kiln/executor/internal/progress"
 	"github.com/kilnhook/kiln/executor/internal/source"
 )
@@ -51,6 +52,7 @@ type session struct {
 	res     events.Result
 	source  source.Revision
 	given   build.Mounts
+	found   []dockerfile.Warning // what is known of the Dockerfile's mistakes
 }
 
 // execute builds and returns the exit status.
@@ -60,6 +62,8 @@ func execute(ctx context.Context, c *config, p process) int {
 	if err == nil {
 		defer os.RemoveAll(workDir)
 		s.workDir = workDir
+	}
+	if err == nil && !c.checkOnly {
 		s.iso, err = isolate(ctx, c, p, workDir)
 	}
 	var entered enteredError
@@ -74,10 +78,15 @@ func execute(ctx context.Context, c *config, p process) int {
 	level, _ := c.level() // checked before
 	s.sink = filter(render.Event, level)
 	s.log = slog.New(&noteHandler{sink: render.Event, now: p.now, debug: level > 2})
-	if err == nil {
-		err = s.build(ctx)
+	status := 0
+	switch {
+	case c.checkOnly:
+		status = s.reportCheck(ctx, err)
+	case err == nil:
+		status = s.report(ctx, s.build(ctx))
+	default:
+		status = s.report(ctx, err)
 	}
-	status := s.report(ctx, err)
 	if cerr := render.Close(); cerr != nil && status == 0 {
 		fmt.Fprintln(p.stderr, "error: write progress:", cerr)
 	}

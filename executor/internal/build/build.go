@@ -41,6 +41,7 @@ type Options struct {
 	Mounts    Mounts
 	Context   rootfs.FS          // the build context; nil if there is none
 	Ignore    *dockerfile.Ignore // what of it cannot be copied
+	Contexts  map[string]Files   // those that the plan names
 	// Image returns an image that the plan names.
 	Image func(ctx context.Context, digest v1.Hash) (v1.Image, error)
 	// Spool is the directory for layers that are being made.
@@ -52,7 +53,9 @@ type Options struct {
 	// CacheCopies says that COPY and ADD are cached as well as RUN.
 	CacheCopies, NoCacheRuns bool
 	// Fetch gets what an ADD of a URL names.
-	Fetch    func(ctx context.Context, url string) (io.ReadCloser, step.URLInfo, error)
+	Fetch func(ctx context.Context, url string) (io.ReadCloser, step.URLInfo, error)
+	// Repo gets the repository that an ADD names.
+	Repo     func(ctx context.Context, repo plan.Repo) (step.Repo, error)
 	Progress progress.Sink
 	Now      func() time.Time
 	// Epoch, if not zero, is the time of everything in the image that would
@@ -61,6 +64,12 @@ type Options struct {
 	Annotations map[string]string
 	// SingleLayer makes one layer of all the steps of the last stage.
 	SingleLayer bool
+}
+
+// Files are a context: files to copy, without owners.
+type Files struct {
+	FS     rootfs.FS
+	Ignore *dockerfile.Ignore // what of FS cannot be copied; may be nil
 }
 
 // Result is a finished build.
@@ -150,7 +159,7 @@ func usesOf(p *plan.Plan) []use {
 			switch op := t.Op.(type) {
 			case plan.Copy:
 				if op.From.Stage != nil {
-					uses[*op.From.Stage].copied = append(uses[*op.From.Stage].copied, op.Paths...)
+					uses[*op.From.Stage].copied = append(uses[*op.From.Stage].copied, op.Reads()...)
 				}
 			case plan.Run:
 				for _, m := range op.Mounts {

@@ -18,21 +18,35 @@ import (
 
 // do carries out an operation on the stage's root.
 func (s *stage) do(ctx context.Context, tell *teller, op plan.Op) error {
+	s.wrote = nil
 	in := step.Inputs{
-		Context: s.Context, Ignore: s.Ignore, Fetch: s.Fetch, Now: s.created,
-		Note: tell.note,
+		Context: s.Context, Ignore: s.Ignore, Fetch: s.Fetch, Repo: s.Repo, Spool: s.Spool, Now: s.created,
+		Note: tell.note, Wrote: func(name string) { s.wrote = append(s.wrote, name) },
 		Run: func(ctx context.Context, op plan.Run, who step.Identity) error {
 			return s.runProcess(ctx, tell, op, who)
 		},
 	}
-	if c, ok := op.(plan.Copy); ok && !c.From.IsContext() {
-		from, err := s.from(ctx, c.From)
-		if err != nil {
-			return err
+	if c, ok := op.(plan.Copy); ok {
+		if c.From.IsFiles() {
+			from := s.files(c.From)
+			in.Context, in.Ignore = from.FS, from.Ignore
+		} else {
+			from, err := s.from(ctx, c.From)
+			if err != nil {
+				return err
+			}
+			in.From = from
 		}
-		in.From = from
 	}
 	return step.Do(ctx, s.root.FS(), op, in)
+}
+
+// files are those of the build context or of a named one.
+func (b *builder) files(src plan.Source) Files {
+	if src.Context != "" {
+		return b.Contexts[src.Context]
+	}
+	return Files{b.Context, b.Ignore}
 }
 
 // from returns the tree that a COPY --from or a mount reads.

@@ -32,16 +32,33 @@ func (s *stage) caches(op plan.Op) bool {
 	case plan.Copy:
 		return s.CacheCopies
 	case plan.Add:
-		return s.CacheCopies && len(op.URLs) == 0
+		return s.CacheCopies && !unforeseen(op)
 	}
 	return false
 }
 
 // unforeseen tells whether only the result of an operation says what it did: a
-// URL may have something else every time.
+// URL may have something else every time unless its checksum is given, and a
+// branch another commit.
 func unforeseen(op plan.Op) bool {
 	a, ok := op.(plan.Add)
-	return ok && len(a.URLs) > 0
+	if !ok {
+		return false
+	}
+	return len(a.URLs) > 0 && a.Checksum == "" ||
+		slices.ContainsFunc(a.Repos, func(r plan.Repo) bool { return len(r.Commit) != 40 })
+}
+
+// stands tells whether an operation's layer depends on nothing that was there
+// before it.
+func stands(op plan.Op) bool {
+	switch op := op.(type) {
+	case plan.Copy:
+		return op.Link
+	case plan.Add:
+		return op.Link
+	}
+	return false
 }
 
 // lookUp moves the stage's key on and asks the cache for the step's layer.
@@ -49,13 +66,13 @@ func (s *stage) lookUp(ctx context.Context, tell *teller, t plan.Step, d *done) 
 	if s.Cache == nil {
 		return false, nil
 	}
-	if s.key, err = s.keyAfter(t.Op); err != nil {
+	if err := s.advance(t.Op); err != nil {
 		return false, err
 	}
 	if !s.caches(t.Op) {
 		return false, nil
 	}
-	e, reason, err := s.Cache.Get(ctx, s.key)
+	e, reason, err := s.Cache.Get(ctx, s.layerKey)
 	if err != nil {
 		return false, err
 	}
@@ -74,9 +91,25 @@ func (s *stage) lookUp(ctx context.Context, tell *teller, t plan.Step, d *done) 
 	return true, nil
 }
 
-// keyAfter derives the key of the stage's state after op: from the key before,
-// what op says, and what it reads. Proxies and metadata are not part of it.
-func (s *stage) keyAfter(op plan.Op) (cache.Key, error) {
+// advance derives the key of the stage's state after op, from the key before
+// and what op depends on, and that of op's layer. They are the same unless the
+// layer depends on nothing that was there before.
+func (s *stage) advance(op plan.Op) error {
+	parts, err := s.keyParts(op)
+	if err != nil {
+		return err
+	}
+	s.key = s.key.Derive(parts...)
+	s.layerKey = s.key
+	if stands(op) {
+		s.layerKey = cache.NewKey(append([][]byte{[]byte("layer")}, parts...)...)
+	}
+	return nil
+}
+
+// keyParts is what op says and what it reads. Proxies and metadata are not
+// among it.
+func (s *stage) keyParts(op plan.Op) ([][]byte, error) {
 	parts := [][]byte{[]byte(keyVersion)}
 	add := func(v any) error {
 		raw, err := json.Marshal(v)
@@ -97,16 +130,25 @@ func (s *stage) keyAfter(op plan.Op) (cache.Key, error) {
 	case plan.Workdir:
 		err = errors.Join(add("workdir"), add(op))
 	case plan.Add:
-		err = errors.Join(add("add"), add([]string{op.Dest, op.Chown, op.Chmod}), add(op.URLs))
+		said := op
+		if len(op.Skip) == 0 {
+			said.Paths = nil // what they select counts
+		}
+		err = errors.Join(add("add"), add(said))
 		if err == nil && len(op.Paths) > 0 {
-			err = s.addContent(&parts, op)
+			err = s.addContent(&parts, s.files(plan.Source{}), op)
 		}
 	case plan.Copy:
-		err = errors.Join(add("copy"), add([]string{op.Dest, op.Chown, op.Chmod}))
+		said := op
+		said.From = plan.Source{}
+		if op.Parents == nil && len(op.Skip) == 0 {
+			said.Paths = nil // what they select counts, or else where they are read
+		}
+		err = errors.Join(add("copy"), add(said))
 		switch {
-		case err != nil:
-		case op.From.IsContext():
-			err = s.addContent(&parts, op)
+		case err != nil || len(op.Paths) == 0:
+		case op.From.IsFiles():
+			err = s.addContent(&parts, s.files(op.From), op)
 		case op.From.Stage != nil:
 			k := s.stages[*op.From.Stage].key
 			parts = append(parts, k[:])
@@ -117,16 +159,16 @@ func (s *stage) keyAfter(op plan.Op) (cache.Key, error) {
 	default:
 		err = fmt.Errorf("operation %T has no key", op)
 	}
-	if err != nil {
-		return s.key, err
-	}
-	return s.key.Derive(parts...), nil
+	return parts, err
 }
 
-// addContent appends the hash of what op reads from the build context.
-func (s *stage) addContent(parts *[][]byte, op plan.Op) error {
+// addContent appends the hash of what op reads from files.
+func (s *stage) addContent(parts *[][]byte, from Files, op plan.Op) error {
+	if from.FS == nil {
+		return errors.New("the build has no context to copy from")
+	}
 	h := sha256.New()
-	for r, err := range step.Reads(s.Context, op, step.Inputs{Context: s.Context, Ignore: s.Ignore}) {
+	for r, err := range step.Reads(from.FS, op, step.Inputs{Context: from.FS, Ignore: from.Ignore}) {
 		if err != nil {
 			return err
 		}
@@ -135,7 +177,7 @@ func (s *stage) addContent(parts *[][]byte, op plan.Op) error {
 		if !e.Mode.IsRegular() || e.Hard || r.Path == "" {
 			continue
 		}
-		if err := hashFile(h, s.Context, r.Path); err != nil {
+		if err := hashFile(h, from.FS, r.Path); err != nil {
 			return err
 		}
 	}
@@ -212,8 +254,9 @@ func (s *stage) remember(ctx context.Context, op plan.Op, l v1.Layer) error {
 			digest = h.String()
 		}
 		s.key = s.key.Derive([]byte(digest))
+		s.layerKey = s.key
 	}
-	key := s.key
+	key := s.layerKey
 	s.work.Go(func() error { return s.store(ctx, key, op, l) })
 	return nil
 }

@@ -32,9 +32,9 @@ func contextOf(t *testing.T, files ...string) *rootfs.Mem {
 func TestKeys(t *testing.T) {
 	zero := 0
 	run := plan.Run{Args: []string{"sh", "-c", "make"}, Env: []string{"A=1", "B=2"}, User: "u", Dir: "/"}
-	copied := plan.Copy{Paths: []string{"a"}, Dest: "/x/"}
-	from := plan.Copy{From: plan.Source{Stage: &zero}, Paths: []string{"a"}, Dest: "/x/"}
-	image := plan.Copy{From: plan.Source{Image: "i", Digest: v1.Hash{Algorithm: "sha256", Hex: "aa"}}, Paths: []string{"a"}, Dest: "/"}
+	copied := plan.Copy{Placing: plan.Placing{Dest: "/x/"}, Paths: []string{"a"}}
+	from := plan.Copy{Placing: plan.Placing{Dest: "/x/"}, From: plan.Source{Stage: &zero}, Paths: []string{"a"}}
+	image := plan.Copy{Placing: plan.Placing{Dest: "/"}, From: plan.Source{Image: "i", Digest: v1.Hash{Algorithm: "sha256", Hex: "aa"}}, Paths: []string{"a"}}
 	set := func(f func(*plan.Run)) plan.Op { r := run; f(&r); return r }
 	setCopy := func(c plan.Copy, f func(*plan.Copy)) plan.Op { f(&c); return c }
 
@@ -45,6 +45,11 @@ func TestKeys(t *testing.T) {
 	bindFrom := func(s plan.Source) plan.Op {
 		return mounted(plan.Mount{Type: plan.MountBind, Target: "/m", Source: "a", From: s})
 	}
+	inline := func(name, content string) plan.Op {
+		return plan.Copy{Files: []plan.File{{Name: name, Content: content}}}
+	}
+	added := func(f func(*plan.Add)) plan.Op { a := plan.Add{URLs: []string{"https://a/x"}}; f(&a); return a }
+	repo := func(r plan.Repo) plan.Op { return plan.Add{Repos: []plan.Repo{r}} }
 
 	base := contextOf(t, "a=1", "b=1")
 	for _, c := range []struct {
@@ -81,7 +86,17 @@ func TestKeys(t *testing.T) {
 		{"the stage copied from", from, from, nil, 1, false},
 		{"the path copied from a stage", from, setCopy(from, func(c *plan.Copy) { c.Paths = []string{"b"} }), nil, 0, false},
 		{"the image copied from", image, setCopy(image, func(c *plan.Copy) { c.From.Digest.Hex = "bb" }), nil, 0, false},
-		{"the URL", plan.Add{URLs: []string{"https://a/x"}, Dest: "/"}, plan.Add{URLs: []string{"https://a/y"}, Dest: "/"}, nil, 0, false},
+		{"the URL", plan.Add{Placing: plan.Placing{Dest: "/"}, URLs: []string{"https://a/x"}}, plan.Add{Placing: plan.Placing{Dest: "/"}, URLs: []string{"https://a/y"}}, nil, 0, false},
+		{"what is left out", from, setCopy(from, func(c *plan.Copy) { c.Skip = []string{"*.md"} }), nil, 0, false},
+		{"where parents begin", from, setCopy(from, func(c *plan.Copy) { c.Parents = []string{"."} }), nil, 0, false},
+		{"the content of a heredoc", inline("a", "1"), inline("a", "2"), nil, 0, false},
+		{"the name of a heredoc", inline("a", "1"), inline("b", "1"), nil, 0, false},
+		{"the checksum", added(func(a *plan.Add) { a.Checksum = "sha256:1" }), added(func(a *plan.Add) { a.Checksum = "sha256:2" }), nil, 0, false},
+		{"whether it is unpacked", added(func(a *plan.Add) {}), added(func(a *plan.Add) { a.Unpack = new(bool) }), nil, 0, false},
+		{"the commit", repo(plan.Repo{Commit: "aa"}), repo(plan.Repo{Commit: "bb"}), nil, 0, false},
+		{"the ref", repo(plan.Repo{Ref: "a"}), repo(plan.Repo{Ref: "b"}), nil, 0, false},
+		{"the directory of a repository", repo(plan.Repo{}), repo(plan.Repo{Subdir: "b"}), nil, 0, false},
+		{"whether there is a .git", repo(plan.Repo{}), repo(plan.Repo{KeepGitDir: true}), nil, 0, false},
 		{"the kind of step", plan.Workdir{Path: "/x"}, plan.Workdir{Path: "/x", User: "u"}, nil, 0, false},
 	} {
 		a := keyOf(t, base, 0, c.a)
@@ -100,11 +115,10 @@ func keyOf(t *testing.T, context rootfs.FS, first byte, op plan.Op) cache.Key {
 	b := &builder{Options: Options{Context: context}}
 	b.stages = []*stage{{builder: b, key: cache.NewKey([]byte{first})}}
 	s := &stage{builder: b, index: 1, key: cache.NewKey([]byte("start"))}
-	k, err := s.keyAfter(op)
-	if err != nil {
+	if err := s.advance(op); err != nil {
 		t.Fatal(err)
 	}
-	return k
+	return s.key
 }
 
 // Only what is needed is made: layers of the stages that the image stands on,
@@ -123,5 +137,27 @@ func TestUses(t *testing.T) {
 	}
 	if !got[1].layers || !got[1].base || !got[2].layers || got[2].base {
 		t.Errorf("stages 1 and 2 are used for %+v and %+v", got[1], got[2])
+	}
+}
+
+// The key of a layer that stands alone does not depend on what was there; that
+// of what comes after it does.
+func TestLinkKeys(t *testing.T) {
+	b := &builder{Options: Options{Context: contextOf(t, "a=1")}}
+	keys := func(before string, link bool) (layer, after cache.Key) {
+		s := &stage{builder: b, key: cache.NewKey([]byte(before))}
+		if err := s.advance(plan.Copy{Paths: []string{"a"}, Placing: plan.Placing{Dest: "/", Link: link}}); err != nil {
+			t.Fatal(err)
+		}
+		return s.layerKey, s.key
+	}
+	l1, a1 := keys("one", true)
+	l2, a2 := keys("two", true)
+	if l1 != l2 || a1 == a2 || l1 == a1 {
+		t.Errorf("layers %s %s, states %s %s", l1, l2, a1, a2)
+	}
+	l3, a3 := keys("one", false)
+	if l3 != a3 || l3 == l1 {
+		t.Errorf("an ordinary copy has the layer key %s and the state %s", l3, a3)
 	}
 }

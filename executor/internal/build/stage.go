@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -13,6 +14,7 @@ import (
 	"github.com/kilnhook/kiln/executor/internal/plan"
 	"github.com/kilnhook/kiln/executor/internal/progress"
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
+	"github.com/kilnhook/kiln/executor/internal/snapshot"
 	"github.com/kilnhook/kiln/executor/internal/workspace"
 )
 
@@ -25,13 +27,15 @@ type stage struct {
 	parent *stage   // the stage it is built on
 	image  v1.Image // that the stage and its parents stand on; nil for scratch
 
-	root    workspace.Root
-	pending []v1.Layer // that the cache had and the root does not
-	done    []done     // parents' steps included
-	key     cache.Key  // of everything up to the last step
-	view    rootfs.FS  // to copy from, once finished
-	owed    bool       // steps were done whose changes are in no layer yet
-	ops     int        // operations begun
+	root     workspace.Root
+	pending  []v1.Layer // that the cache had and the root does not
+	done     []done     // parents' steps included
+	key      cache.Key  // of everything up to the last step
+	layerKey cache.Key  // of the last step's layer
+	view     rootfs.FS  // to copy from, once finished
+	wrote    []string   // names in the layer of the last step, if it stands alone
+	owed     bool       // steps were done whose changes are in no layer yet
+	ops      int        // operations begun
 }
 
 // done is a step that was carried out.
@@ -211,6 +215,9 @@ func (s *stage) commit(ctx context.Context, tell *teller, op plan.Op, d *done) e
 		return err
 	}
 	s.owed = false
+	if op != nil && stands(op) {
+		c.Changes = alone(s.wrote)
+	}
 	blob, err := layer.NewBlob(s.Spool)
 	if err != nil {
 		return err
@@ -228,16 +235,32 @@ func (s *stage) commit(ctx context.Context, tell *teller, op plan.Op, d *done) e
 		}
 		return s.remember(ctx, op, blob)
 	}
-	key := s.key
+	key := s.layerKey
 	s.work.Go(func() error {
 		s.writing <- struct{}{}
-		defer func() { <-s.writing }()
-		if err := fill(); err != nil {
+		err := fill()
+		// Given back before the cache is told: a registry may take one upload
+		// at a time, and the one that it takes may wait for the next layer.
+		<-s.writing
+		if err != nil {
 			return err
 		}
 		return s.store(ctx, key, op, blob)
 	})
 	return nil
+}
+
+// alone are the changes of a step whose layer depends on nothing that was there
+// before: all that it wrote, also where that was there already, and nothing that
+// had to go for it, since a layer's files take the place of what is in their way.
+func alone(wrote []string) []snapshot.Change {
+	names := slices.Clone(wrote)
+	slices.SortFunc(names, snapshot.ComparePaths)
+	changes := make([]snapshot.Change, 0, len(names))
+	for _, n := range slices.Compact(names) {
+		changes = append(changes, snapshot.Change{Name: n})
+	}
+	return changes
 }
 
 // finish ends a stage: what later stages copy from it is kept.

@@ -62,6 +62,18 @@ func ParseIgnore(name string, content []byte) (*Ignore, error) {
 	return &Ignore{name: name, matcher: m}, nil
 }
 
+// NewPatterns makes an Ignore of patterns that stand in no file.
+func NewPatterns(patterns []string) (*Ignore, error) {
+	if err := checkPatterns(patterns); err != nil {
+		return nil, err
+	}
+	m, err := patternmatcher.New(patterns)
+	if err != nil {
+		return nil, err
+	}
+	return &Ignore{matcher: m}, nil
+}
+
 // checkPatterns compiles each pattern, which the matcher does on first use
 // only, so that a bad one is found now.
 func checkPatterns(patterns []string) error {
@@ -154,6 +166,19 @@ func (i *Ignore) MayHold(dir string) bool {
 		}
 	}
 	return false
+}
+
+// Reaches reports whether a pattern could match a file below dir. If it matches
+// neither dir nor a directory above it and this is false, it matches nothing
+// there.
+func (i *Ignore) Reaches(dir string) bool {
+	if i == nil {
+		return false
+	}
+	parts := strings.Split(dir, "/")
+	return slices.ContainsFunc(i.matcher.Patterns(), func(p *patternmatcher.Pattern) bool {
+		return !p.Exclusion() && mayMatchBelow(p.String(), parts)
+	})
 }
 
 // mayMatchBelow reports whether pattern could match a name below the directory.

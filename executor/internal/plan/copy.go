@@ -3,156 +3,185 @@ package plan
 import (
 	"errors"
 	"fmt"
-	"net/url"
 	"path"
-	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
 
+	"github.com/kilnhook/kiln/executor/internal/dockerfile"
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
 )
 
-// copyWords are the words that COPY and ADD share, expanded.
+// copying is what the words of a COPY or ADD have in common.
+type copying struct {
+	name         string // COPY or ADD
+	words        instructions.SourcesAndDest
+	chown, chmod string
+	skip         []string
+	link         bool
+	parents      bool
+}
+
+// copyWords are those words, expanded.
 type copyWords struct {
-	sources             []string
-	dest                string
-	chown, chmod        string
-	createdBy, fullDest string
+	sources   []string
+	files     []File
+	placing   Placing
+	createdBy string
 }
 
 // copy plans a COPY. from is what --from names; nil for the build context.
 func (st *stageState) copy(c *instructions.CopyCommand, from *source) (effect, error) {
-	if err := refuse(map[string]bool{
-		"--link": c.Link, "--parents": c.Parents, "--exclude": len(c.ExcludePatterns) > 0,
-	}); err != nil {
-		return effect{}, err
-	}
-	w, err := st.copyWords(c, "COPY", c.SourcesAndDest, c.Chown, c.Chmod)
+	w, err := st.copyWords(c, copying{"COPY", c.SourcesAndDest, c.Chown, c.Chmod, c.ExcludePatterns, c.Link, c.Parents})
 	if err != nil {
 		return effect{}, err
 	}
-	op := Copy{Dest: w.fullDest, Chown: w.chown, Chmod: w.chmod}
+	op := Copy{Placing: w.placing, Files: w.files}
 	for _, src := range w.sources {
-		switch {
-		case isGit(src):
+		switch repo, err := parseRepo(src); {
+		case err != nil:
+			return effect{}, err
+		case repo != nil:
 			return effect{}, errors.New("source can't be a git ref for COPY")
 		case isURL(src):
 			return effect{}, errors.New("source can't be a URL for COPY")
 		}
-		op.Paths = append(op.Paths, rootfs.Clean(src))
+		if !c.Parents {
+			op.Paths = append(op.Paths, rootfs.Clean(src))
+			continue
+		}
+		base, pattern, ok := strings.Cut(src, "/./")
+		if !ok {
+			base, pattern = "", src
+		}
+		op.Parents = append(op.Parents, rootfs.Clean(base))
+		op.Paths = append(op.Paths, rootfs.Clean(pattern))
 	}
 	if from == nil {
-		st.lintIgnored(c, "Copy", op.Paths)
+		st.lintIgnored(c, "Copy", cleanAll(w.sources))
 		return effect{op: op, createdBy: w.createdBy}, nil
 	}
-	if from.stage != nil {
+	switch {
+	case from.stage != nil:
 		n := from.stage.planned
 		op.From.Stage = &n
-	} else {
+	case from.context != "":
+		op.From.Context = from.context
+	default:
 		op.From.Image = from.image.ref
 		op.From.Digest, op.From.Config = from.image.base.Digest, from.image.base.Config
 	}
 	return effect{op: op, createdBy: w.createdBy}, nil
 }
 
-// add plans an ADD.
-func (st *stageState) add(c *instructions.AddCommand) (effect, error) {
-	if err := refuse(map[string]bool{
-		"--link": c.Link, "--exclude": len(c.ExcludePatterns) > 0, "--checksum": c.Checksum != "",
-		"--keep-git-dir": c.KeepGitDir != nil, "--unpack": c.Unpack != nil,
-	}); err != nil {
-		return effect{}, err
+func cleanAll(words []string) []string {
+	out := make([]string, len(words))
+	for i, w := range words {
+		out[i] = rootfs.Clean(w)
 	}
-	w, err := st.copyWords(c, "ADD", c.SourcesAndDest, c.Chown, c.Chmod)
-	if err != nil {
-		return effect{}, err
-	}
-	op := Add{Dest: w.fullDest, Chown: w.chown, Chmod: w.chmod}
-	for _, src := range w.sources {
-		switch {
-		case isGit(src):
-			return effect{}, fmt.Errorf("adding a git repository is not supported yet: %s", src)
-		case isURL(src):
-			op.URLs = append(op.URLs, src)
-		default:
-			op.Paths = append(op.Paths, rootfs.Clean(src))
-		}
-	}
-	st.lintIgnored(c, "Add", op.Paths)
-	return effect{op: op, createdBy: w.createdBy}, nil
+	return out
 }
 
-// refuse returns an error for the first flag, by name, that is set.
-func refuse(flags map[string]bool) error {
-	first := ""
-	for name, set := range flags {
-		if set && (first == "" || name < first) {
-			first = name
-		}
+// Reads are the paths of the source that are copied from, as patterns.
+func (c Copy) Reads() []string {
+	if c.Parents == nil {
+		return c.Paths
 	}
-	if first == "" {
-		return nil
+	out := make([]string, len(c.Paths))
+	for i, p := range c.Paths {
+		out[i] = rootfs.Join(c.Parents[i], p)
 	}
-	return fmt.Errorf("%s is not supported yet", first)
+	return out
 }
 
 // copyWords expands the words in the order in which BuildKit does.
-func (st *stageState) copyWords(c instructions.Command, name string, in instructions.SourcesAndDest, chown, chmod string) (w copyWords, err error) {
-	if len(in.SourceContents) > 0 {
-		return w, errHeredoc
-	}
-	if w.chown, err = st.expand(c, chown); err != nil {
+func (st *stageState) copyWords(c instructions.Command, in copying) (w copyWords, err error) {
+	chown, err := st.expand(c, in.chown)
+	if err != nil {
 		return w, err
 	}
-	if chmod, err = st.expand(c, chmod); err != nil {
+	chmod, err := st.expand(c, in.chmod)
+	if err != nil {
 		return w, err
 	}
-	if w.sources, err = st.expandAll(c, in.SourcePaths); err != nil {
+	if w.sources, err = st.expandAll(c, in.words.SourcePaths); err != nil {
 		return w, err
 	}
-	if w.dest, err = st.expand(c, in.DestPath); err != nil {
+	dest, err := st.expand(c, in.words.DestPath)
+	if err != nil {
 		return w, err
 	}
-	if w.chmod, err = octal(chmod); err != nil {
+	if w.files, err = st.files(c, in.words.SourceContents); err != nil {
 		return w, err
 	}
-	if err := CheckOwner(w.chown); err != nil {
+	w.placing = Placing{Dest: destination(st.config.WorkingDir, dest), Chown: chown, Skip: in.skip}
+	// BuildKit gives up the independence of a layer for a mode.
+	w.placing.Link = in.link && chmod == ""
+	if w.placing.Chmod, err = checkMode(chmod); err != nil {
 		return w, err
 	}
-	words := []string{name}
-	if w.chown != "" {
-		words = append(words, "--chown="+w.chown)
+	if err := CheckOwner(chown); err != nil {
+		return w, err
+	}
+	if in.link && ownerByName(chown) {
+		return w, fmt.Errorf("--chown=%s cannot be used with --link, which sees no /etc/passwd: give numbers", chown)
+	}
+	if _, err := dockerfile.NewPatterns(in.skip); err != nil {
+		return w, fmt.Errorf("--exclude: %w", err)
+	}
+	w.createdBy = createdBy(in, w, chmod, dest)
+	return w, nil
+}
+
+// createdBy is the history entry. BuildKit names only these flags.
+func createdBy(in copying, w copyWords, chmod, dest string) string {
+	words := []string{in.name}
+	if in.parents {
+		words = append(words, "--parents")
+	}
+	if w.placing.Chown != "" {
+		words = append(words, "--chown="+w.placing.Chown)
 	}
 	if chmod != "" {
 		words = append(words, "--chmod="+chmod)
 	}
-	words = append(append(words, w.sources...), w.dest)
-	w.createdBy = strings.Join(words, " ") + " # buildkit"
-	w.fullDest = destination(st.config.WorkingDir, w.dest)
-	return w, nil
+	words = append(words, w.sources...)
+	for _, f := range in.words.SourceContents {
+		words = append(words, "<<"+f.Path)
+	}
+	return strings.Join(append(words, dest), " ") + " # buildkit"
 }
 
-// octal checks a mode and gives it at least four digits.
-func octal(mode string) (string, error) {
-	if mode == "" {
-		return "", nil
+// files expands the heredocs whose delimiter is not quoted. Quotes in them are
+// text, and the backslash escapes whatever "# escape" says.
+func (st *stageState) files(c instructions.Command, heredocs []instructions.SourceContent) ([]File, error) {
+	var out []File
+	for _, h := range heredocs {
+		f := File{Name: strings.TrimPrefix(path.Clean("/"+h.Path), "/"), Content: h.Data}
+		if f.Name == "" || strings.Contains(f.Name, "/") {
+			return nil, fmt.Errorf("heredoc %q: its name must be that of a file", h.Path)
+		}
+		if h.Expand {
+			if err := st.b.checkGrowth(h.Data, st.env); err != nil {
+				return nil, err
+			}
+			lex := shell.NewLex('\\')
+			lex.SkipProcessQuotes = true
+			res, err := lex.ProcessWordWithMatches(h.Data, st.env)
+			st.lintUndefined(c, res.Unmatched)
+			if err != nil {
+				return nil, err
+			}
+			f.Content = res.Result
+		}
+		if len(f.Content) > max(maxWord, len(h.Data)) {
+			return nil, errLongWord
+		}
+		out = append(out, f)
 	}
-	n, err := strconv.ParseUint(mode, 8, 32)
-	switch {
-	case err == nil && n <= 0o7777:
-		return fmt.Sprintf("%04o", n), nil
-	case symbolic(mode):
-		return "", fmt.Errorf("mode %q: symbolic modes are not supported yet: write an octal one, such as 0755", mode)
-	}
-	return "", fmt.Errorf("invalid mode %q: it must be octal, from 0 to 07777", mode)
-}
-
-// symbolic reports whether a mode is one for chmod(1), such as "u=rwX,go=rX".
-func symbolic(mode string) bool {
-	ok, err := regexp.MatchString(`^[ugoa]*([-+=]([rwxXst]*|[ugo]))+(,[ugoa]*([-+=]([rwxXst]*|[ugo]))+)*$`, mode)
-	return err == nil && ok
+	return out, nil
 }
 
 // CheckOwner reports whether spec is a "user[:group]" as --chown takes it.
@@ -171,6 +200,19 @@ func CheckOwner(spec string) error {
 	return nil
 }
 
+// ownerByName reports whether the image's files are needed to know who spec is.
+func ownerByName(spec string) bool {
+	if spec == "" {
+		return false
+	}
+	user, group, _ := strings.Cut(spec, ":")
+	byName := func(id string) bool {
+		_, err := strconv.ParseInt(id, 10, 32)
+		return err != nil && id != "root"
+	}
+	return byName(user) || group != "" && byName(group)
+}
+
 // destination is where a COPY to dest writes, seen from the working directory.
 // A trailing slash, also as "/." or ".", says that it is a directory.
 func destination(workdir, dest string) string {
@@ -182,26 +224,4 @@ func destination(workdir, dest string) string {
 		dest += "/"
 	}
 	return dest
-}
-
-func isURL(src string) bool {
-	return strings.HasPrefix(src, "http://") || strings.HasPrefix(src, "https://")
-}
-
-// isGit reports whether a source names a git repository: git:// or ssh://, an
-// http(s) URL whose path ends in .git, or user@host:path.
-func isGit(src string) bool {
-	scheme, _, ok := strings.Cut(src, "://")
-	if !ok {
-		scp, err := regexp.MatchString(`^[a-zA-Z0-9-_]+@[a-zA-Z0-9-.]+:[^?#]+(\?[^#]*)?(#.*)?$`, src)
-		return err == nil && scp
-	}
-	switch strings.ToLower(scheme) {
-	case "git", "ssh":
-		return true
-	case "http", "https":
-		u, err := url.Parse(src)
-		return err == nil && strings.HasSuffix(u.Path, ".git")
-	}
-	return false
 }

@@ -14,14 +14,16 @@ import (
 // for what does not come from the file.
 func decided() map[string]string {
 	return map[string]string{
-		"AddCommand.Checksum": "refused", "AddCommand.Chmod": "honoured", "AddCommand.Chown": "honoured",
-		"AddCommand.ExcludePatterns": "refused", "AddCommand.KeepGitDir": "refused", "AddCommand.Link": "refused",
-		"AddCommand.Unpack": "refused",
+		"AddCommand.Checksum": "honoured", "AddCommand.Chmod": "honoured", "AddCommand.Chown": "honoured",
+		"AddCommand.ExcludePatterns": "honoured", "AddCommand.KeepGitDir": "honoured", "AddCommand.Link": "honoured",
+		"AddCommand.Unpack": "honoured",
 
-		"CopyCommand.Chmod": "honoured", "CopyCommand.Chown": "honoured", "CopyCommand.ExcludePatterns": "refused",
-		"CopyCommand.From": "honoured", "CopyCommand.Link": "refused", "CopyCommand.Parents": "refused",
+		"CopyCommand.Chmod": "honoured", "CopyCommand.Chown": "honoured", "CopyCommand.ExcludePatterns": "honoured",
+		"CopyCommand.From": "honoured", "CopyCommand.Link": "honoured", "CopyCommand.Parents": "honoured",
 
-		"SourcesAndDest.DestPath": "honoured", "SourcesAndDest.SourceContents": "refused", "SourcesAndDest.SourcePaths": "honoured",
+		"SourcesAndDest.DestPath": "honoured", "SourcesAndDest.SourceContents": "honoured", "SourcesAndDest.SourcePaths": "honoured",
+
+		"SourceContent.Data": "honoured", "SourceContent.Expand": "honoured", "SourceContent.Path": "honoured",
 
 		"ArgCommand.Args": "honoured", "KeyValuePairOptional.Key": "honoured", "KeyValuePairOptional.Value": "honoured",
 		"KeyValuePairOptional.DocComment": "not ours",
@@ -92,9 +94,6 @@ func fields(t reflect.Type, into map[string]bool) {
 	}
 	if t.Kind() != reflect.Struct || !strings.Contains(t.PkgPath(), "/instructions") && !strings.Contains(t.PkgPath(), "docker-image-spec") {
 		return
-	}
-	if t.Name() == "SourceContent" {
-		return // heredocs of COPY and ADD, refused as a whole
 	}
 	for i := range t.NumField() {
 		f := t.Field(i)

@@ -20,7 +20,8 @@ import (
 var update = flag.Bool("update", false, "rewrite the plans in testdata")
 
 // Every file of testdata holds a Dockerfile, options (lines of "arg K=V",
-// "label K=V", "target T", "platform P", "build-platform P"), configs of base
+// "label K=V", "target T", "platform P", "build-platform P", "all",
+// "context NAME=IMAGE", "context NAME"), configs of base
 // images ("base REF" as JSON), an ignore file, and the plan or the error that
 // these must give. See BuildKit's dockerfile2llb for what is expected.
 func TestGolden(t *testing.T) {
@@ -105,6 +106,13 @@ func readOptions(t *testing.T, text string, opt *Options) {
 			opt.Labels[k] = v
 		case "target":
 			opt.Target = value
+		case "all":
+			opt.AllStages = true
+		case "context":
+			if opt.Contexts == nil {
+				opt.Contexts = map[string]NamedContext{}
+			}
+			opt.Contexts[k] = NamedContext{Image: v}
 		case "platform":
 			opt.Platform, err = ParsePlatform(value)
 		case "build-platform":

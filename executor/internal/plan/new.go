@@ -28,10 +28,22 @@ type Options struct {
 	Labels        map[string]string  // added to the final stage
 	Ignore        *dockerfile.Ignore // to warn of copies that it empties; may be nil
 
+	// Contexts are named contexts by name: a FROM or --from that names one
+	// means it and not an image, and it stands for a stage of its name. A
+	// name is one as images have, and may end in "::os/arch".
+	Contexts map[string]NamedContext
+	// AllStages plans the stages too that the target does not need.
+	AllStages bool
+
 	// Base looks up an image: Digest, Config and StartInterval of what it
 	// returns are used. It is called once for each reference and platform,
 	// several at a time. Without it only scratch can be built from.
 	Base func(ref string, p v1.Platform) (Base, error)
+}
+
+// NamedContext is what a named context stands for.
+type NamedContext struct {
+	Image string // reference for Options.Base, or "scratch"; "" if it is files
 }
 
 // New decides what building f means. Nothing but opt.Base is asked, so equal
@@ -93,6 +105,7 @@ type builder struct {
 	stages   []*stage
 	byName   map[string]*stage // the last of each name
 	images   map[imageKey]*image
+	contexts map[string]NamedContext // by normalized name
 }
 
 func newBuilder(f *dockerfile.File, opt Options) (*builder, error) {
@@ -109,7 +122,9 @@ func newBuilder(f *dockerfile.File, opt Options) (*builder, error) {
 	if b.platform.OS != "linux" {
 		return nil, fmt.Errorf("build for %s: %w", platformName(b.platform), errNotLinux)
 	}
-	return b, nil
+	var err error
+	b.contexts, err = normalizeContexts(opt.Contexts)
+	return b, err
 }
 
 // target finds the stage that is asked for.
@@ -246,7 +261,18 @@ func (b *builder) sortedWarnings() []dockerfile.Warning {
 	return slices.CompactFunc(all, func(x, y dockerfile.Warning) bool { return x == y })
 }
 
-// lintError is what "# check=error=true" makes of warnings.
+// LintError is what "# check=error=true" makes of warnings. It prints each.
+type LintError struct {
+	Warnings []dockerfile.Warning // all there are, in file order
+	err      error
+}
+
+// Error implements error.
+func (e *LintError) Error() string { return e.err.Error() }
+
+// Unwrap returns a *dockerfile.Error for each warning that counts.
+func (e *LintError) Unwrap() error { return e.err }
+
 func (b *builder) lintError(all []dockerfile.Warning) error {
 	if !b.file.WarningsAreErrors() {
 		return nil
@@ -257,7 +283,10 @@ func (b *builder) lintError(all []dockerfile.Warning) error {
 			errs = append(errs, &dockerfile.Error{Pos: w.Pos, Err: fmt.Errorf("%s: %s (warnings are errors by \"# check=error=true\")", w.Rule, w.Message)})
 		}
 	}
-	return errors.Join(errs...)
+	if len(errs) == 0 {
+		return nil
+	}
+	return &LintError{all, errors.Join(errs...)}
 }
 
 // fault says which instruction an error is about.

@@ -59,7 +59,8 @@ type State struct {
 }
 
 // Base is what a stage starts from: exactly one of an image, an earlier stage
-// or, with neither, scratch.
+// or, with neither, scratch. A stage from a context of files is from scratch
+// and begins with a step that copies them.
 type Base struct {
 	Ref           string         // reference as written and expanded; "scratch"; or the stage's name
 	Stage         *int           // index into Plan.Stages
@@ -85,35 +86,75 @@ type Op interface {
 	String() string
 }
 
-// Source is where a Copy reads from: the build context, an earlier stage or an
-// image.
+// Source is where a Copy reads from: the build context, a named context, an
+// earlier stage or an image.
 type Source struct {
-	Stage  *int           // index into Plan.Stages
-	Image  string         // reference, pinned by Digest
-	Digest v1.Hash        // of Image
-	Config *v1.ConfigFile // of Image
+	Stage   *int           // index into Plan.Stages
+	Context string         // name of a context of files among Options.Contexts
+	Image   string         // reference, pinned by Digest
+	Digest  v1.Hash        // of Image
+	Config  *v1.ConfigFile // of Image
 }
 
 // IsContext reports whether the source is the build context.
-func (s Source) IsContext() bool { return s.Stage == nil && s.Image == "" }
+func (s Source) IsContext() bool { return s.Stage == nil && s.Image == "" && s.Context == "" }
+
+// IsFiles reports whether the source is the build context or a named one:
+// files without owners.
+func (s Source) IsFiles() bool { return s.Stage == nil && s.Image == "" }
+
+// Placing is how copies are put into the root, the same for Copy and Add.
+type Placing struct {
+	Dest  string   // absolute and clean; a trailing slash means a directory
+	Chown string   // "user[:group]" names or numbers; "" is 0:0 from a context and unchanged otherwise
+	Chmod string   // octal, four digits or more, or symbolic as for chmod(1); "" keeps the source's mode
+	Skip  []string // patterns of what is left out below a source that is a directory
+	// Link says that the layer depends on nothing that was there before: it is
+	// made as on an empty root, and what it holds replaces what is in its way.
+	Link bool
+}
 
 // Copy copies files. All words are expanded.
 type Copy struct {
+	Placing
 	From  Source
 	Paths []string // patterns, clean names relative to the source's root; "." is the root
-	Dest  string   // absolute and clean; a trailing slash means a directory
-	Chown string   // "user[:group]" names or numbers; "" is 0:0 from the context and unchanged otherwise
-	Chmod string   // octal, four digits or more; "" keeps the source's mode
+	// Parents, if not nil, has for each of Paths the directory that it is
+	// relative to, which may be a pattern too. The directories that lead from
+	// there to what a path matches are made in Dest.
+	Parents []string
+	Files   []File // come after Paths
 }
 
-// Add copies files, fetches URLs and unpacks local archives. Paths come before
-// URLs.
+// Add copies files, fetches URLs and repositories and unpacks local archives:
+// Paths first, then URLs, Repos and Files.
 type Add struct {
-	Paths []string // patterns in the build context, as Copy.Paths
-	URLs  []string // http and https
-	Dest  string   // as Copy.Dest
-	Chown string   // as Copy.Chown; for an archive "" keeps the owners it names
-	Chmod string   // as Copy.Chmod; not for what an archive holds
+	Placing
+	Paths    []string // patterns in the build context, as Copy.Paths
+	URLs     []string // http and https
+	Repos    []Repo
+	Files    []File
+	Checksum string // digest of what the only URL has; "" if it may have anything
+	// Unpack says whether archives are unpacked; nil is those of the context
+	// and not those of URLs. What an archive holds gets Chown, or keeps the
+	// owners it names, and never Chmod.
+	Unpack *bool
+}
+
+// File is a file that the Dockerfile holds itself, in a heredoc. Its mode is 0644.
+type File struct {
+	Name    string // without a slash
+	Content string
+}
+
+// Repo is a commit of a Git repository.
+type Repo struct {
+	URL        string // http or https, without query and fragment
+	Ref        string // branch, tag, full name of a ref or commit; "" is the default branch
+	Commit     string // what the id of the commit must begin with, lower case; "" for any
+	Subdir     string // "" is the root
+	KeepGitDir bool
+	Submodules bool
 }
 
 // Run runs a process.

@@ -33,23 +33,24 @@ func TestErrors(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
 		{"security", "FROM a\nRUN --security=insecure x", "Dockerfile:2: RUN --security=insecure x: --security is not supported yet"},
 		{"device", "FROM a\nRUN --device=x y", "Dockerfile:2: RUN --device=x y: --device is not supported yet"},
-		{"COPY heredoc", "FROM a\nCOPY <<E /x\nx\nE", "Dockerfile:2: COPY <<E /x: heredocs are not supported yet"},
-		{"ADD heredoc", "FROM a\nADD <<E /x\nx\nE", "Dockerfile:2: ADD <<E /x: heredocs are not supported yet"},
-		{"COPY link", "FROM a\nCOPY --link a b", "Dockerfile:2: COPY --link a b: --link is not supported yet"},
-		{"COPY parents", "FROM a\nCOPY --parents a b", "Dockerfile:2: COPY --parents a b: --parents is not supported yet"},
-		{"COPY exclude", "FROM a\nCOPY --exclude=x a b", "Dockerfile:2: COPY --exclude=x a b: --exclude is not supported yet"},
-		{"ADD link", "FROM a\nADD --link a b", "Dockerfile:2: ADD --link a b: --link is not supported yet"},
-		{"ADD exclude", "FROM a\nADD --exclude=x a b", "Dockerfile:2: ADD --exclude=x a b: --exclude is not supported yet"},
-		{"ADD checksum", "FROM a\nADD --checksum=sha256:0 https://a/b c", "Dockerfile:2: ADD --checksum=sha256:0 https://a/b c: --checksum is not supported yet"},
-		{"ADD keep-git-dir", "FROM a\nADD --keep-git-dir=false a b", "Dockerfile:2: ADD --keep-git-dir=false a b: --keep-git-dir is not supported yet"},
-		{"ADD unpack", "FROM a\nADD --unpack=false a b", "Dockerfile:2: ADD --unpack=false a b: --unpack is not supported yet"},
-		{"ADD git https", "FROM a\nADD https://x/y.git#main /z", "Dockerfile:2: ADD https://x/y.git#main /z: adding a git repository is not supported yet: https://x/y.git#main"},
-		{"ADD git ssh", "FROM a\nADD git@x:y /z", "Dockerfile:2: ADD git@x:y /z: adding a git repository is not supported yet: git@x:y"},
-		{"symbolic mode", "FROM a\nCOPY --chmod=u=rwX,go=rX a b", `Dockerfile:2: COPY --chmod=u=rwX,go=rX a b: mode "u=rwX,go=rX": symbolic modes are not supported yet: write an octal one, such as 0755`},
+		{"ADD git ssh", "FROM a\nADD git@x:y /z", "Dockerfile:2: ADD git@x:y /z: repositories cannot be fetched over ssh: write an https:// URL"},
+		{"ADD git protocol", "FROM a\nADD git://x/y.git /z", "Dockerfile:2: ADD git://x/y.git /z: repositories cannot be fetched over the git protocol: write an https:// URL"},
 		{"in a trigger", "FROM on", `Dockerfile:1: RUN --security=insecure y: --security is not supported yet`},
 
-		{"bad mode", "FROM a\nCOPY --chmod=9z a /a", `Dockerfile:2: COPY --chmod=9z a /a: invalid mode "9z": it must be octal, from 0 to 07777`},
-		{"large mode", "FROM a\nARG M=10000\nCOPY --chmod=$M a /a", `Dockerfile:3: COPY --chmod=$M a /a: invalid mode "10000": it must be octal, from 0 to 07777`},
+		{"bad mode", "FROM a\nCOPY --chmod=9z a /a", `Dockerfile:2: COPY --chmod=9z a /a: invalid mode "9z": it must be octal, from 0 to 07777, or symbolic, such as u=rwX,go=rX`},
+		{"large mode", "FROM a\nARG M=10000\nCOPY --chmod=$M a /a", `Dockerfile:3: COPY --chmod=$M a /a: invalid mode "10000": it must be octal, from 0 to 07777, or symbolic, such as u=rwX,go=rX`},
+		{"bad symbolic mode", "FROM a\nCOPY --chmod=u=rq a /a", `Dockerfile:2: COPY --chmod=u=rq a /a: invalid mode "u=rq": it must be octal, from 0 to 07777, or symbolic, such as u=rwX,go=rX`},
+		{"link and owner by name", "FROM a\nCOPY --link --chown=me:7 a /a", "Dockerfile:2: COPY --link --chown=me:7 a /a: --chown=me:7 cannot be used with --link, which sees no /etc/passwd: give numbers"},
+		{"bad exclude", "FROM a\nCOPY --exclude=[ a /a", "Dockerfile:2: COPY --exclude=[ a /a: --exclude: syntax error in pattern"},
+		{"heredoc in a directory", "FROM a\nCOPY <</x/y /a\n/x/y", `Dockerfile:2: COPY <</x/y /a: heredoc "/x/y": its name must be that of a file`},
+		{"heredoc must be set", "FROM a\nCOPY <<E /a\n${B?}\nE", `Dockerfile:2: COPY <<E /a: failed to process "${B?}\n": B: is not allowed to be unset`},
+		{"checksum of several", "FROM a\nADD --checksum=sha256:0 https://a/b https://a/c /d/", "Dockerfile:2: ADD --checksum=sha256:0 https://a/b https://a/c /d/: checksum can't be specified for multiple sources"},
+		{"checksum of a file", "FROM a\nADD --checksum=sha256:0 b /d/", "Dockerfile:2: ADD --checksum=sha256:0 b /d/: checksum requires HTTP(S) or Git sources"},
+		{"bad checksum", "FROM a\nADD --checksum=sha256:0 https://a/b c", "Dockerfile:2: ADD --checksum=sha256:0 https://a/b c: --checksum=sha256:0: want sha256: and 64 hex digits: invalid checksum digest length"},
+		{"bad checksum of a repository", "FROM a\nADD --checksum=sha256:00 https://a/b.git c", "Dockerfile:2: ADD --checksum=sha256:00 https://a/b.git c: invalid checksum sha256:00 for a repository: it is the commit's id in hex"},
+		{"two checksums", "FROM a\nADD --checksum=aa https://a/b.git?commit=bb c", `Dockerfile:2: ADD --checksum=aa https://a/b.git?commit=bb c: checksum mismatch "aa" != "bb"`},
+		{"keep-git-dir both ways", "FROM a\nADD --keep-git-dir https://a/b.git?keep-git-dir=false c", "Dockerfile:2: ADD --keep-git-dir https://a/b.git?keep-git-dir=false c: inconsistent keep-git-dir configuration"},
+		{"unknown query", "FROM a\nADD https://a/b.git?what=1 c", `Dockerfile:2: ADD https://a/b.git?what=1 c: https://a/b.git?what=1: unexpected query "what"`},
 		{"negative owner", "FROM a\nCOPY --chown=-1 a /a", `Dockerfile:2: COPY --chown=-1 a /a: invalid owner "-1": an id is a number from 0 to 2147483647`},
 		{"owner of three", "FROM a\nCOPY --chown=a:b:c a /a", `Dockerfile:2: COPY --chown=a:b:c a /a: invalid owner "a:b:c": it must be user[:group]`},
 		{"COPY URL", "FROM a\nCOPY http://x/y /a", "Dockerfile:2: COPY http://x/y /a: source can't be a URL for COPY"},
@@ -243,13 +244,13 @@ func TestKnownSignal(t *testing.T) {
 
 func TestIsGit(t *testing.T) {
 	for _, git := range []string{"git://x/y", "ssh://git@x/y", "https://x/y.git", "http://x/y.git#v1:sub", "https://u@x/y.git?ref=1", "git@github.com:a/b.git", "me@host:path"} {
-		if !isGit(git) {
+		if r, err := parseRepo(git); r == nil && err == nil {
 			t.Errorf("%s is not git", git)
 		}
 	}
-	for _, not := range []string{"a", "a/b.git", "https://x/y.git.tgz", "http://x/y?z=.git", "./git@x:y", "git@x:", "a:b", "C:\\x", "ftp://x/y.git"} {
-		if isGit(not) {
-			t.Errorf("%s is git", not)
+	for _, not := range []string{"a", "a/b.git", "https://x/y.git.tgz", "http://x/y?z=.git", "./git@x:y", "a:b", "C:\\x", "ftp://x/y.git"} {
+		if r, err := parseRepo(not); r != nil || err != nil {
+			t.Errorf("%s is git: %v", not, err)
 		}
 	}
 }
@@ -291,6 +292,7 @@ func FuzzNew(f *testing.F) {
 	f.Add("ARG A=b\nFROM $A AS x\nENV A=${B:-c} D='$A'\nCOPY --from=y --chown=$A --chmod=7$D a* b/ /c\nEXPOSE $A 1-3\n", "A=1", "x")
 	f.Add("# escape=`\nFROM --platform=$TARGETPLATFORM a\nWORKDIR $X\nRUN [\"a\"]\nADD http://a/b c /d\nHEALTHCHECK NONE\nONBUILD RUN x\n", "X", "0")
 	f.Add("FROM a AS b\nONBUILD COPY --from=c . .\nFROM b\nLABEL ${A//x/y}=${B%%*}\nVOLUME $V\nUSER ${U:?}\n", "", "")
+	f.Add("FROM a\nARG A\nCOPY --parents --exclude=*.$A --link <<E <<'F' x/./y z\n${A:-$B}\nE\n$A\nF\nADD --checksum=$A --keep-git-dir --unpack=false --chmod=u+X,g=o https://h/r.git?ref=$A#b:c /d\n", "A=00", "")
 	f.Fuzz(func(t *testing.T, text, args, target string) {
 		file, err := dockerfile.Parse("Dockerfile", []byte(text))
 		if err != nil {

@@ -114,6 +114,13 @@ func platformName(p v1.Platform) string {
 	return s
 }
 
+// PlatformFits reports whether an image for have runs where one for want is
+// asked for. A platform of which nothing is known fits.
+func PlatformFits(have, want v1.Platform) bool {
+	have, want = normalize(have), normalize(want)
+	return have.OS == "" || have.OS == want.OS && have.Architecture == want.Architecture && (have.Variant == want.Variant || have.Variant == "")
+}
+
 // errNotLinux says what is built here.
 var errNotLinux = errors.New("only Linux images can be built")
 

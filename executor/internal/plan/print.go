@@ -1,8 +1,10 @@
 package plan
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"maps"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -111,6 +113,8 @@ func (s Source) String() string {
 	switch {
 	case s.Stage != nil:
 		return fmt.Sprintf("stage %d", *s.Stage)
+	case s.Context != "":
+		return "context " + strconv.Quote(s.Context)
 	case s.Image != "" && s.Digest != (v1.Hash{}):
 		return s.Image + " " + s.Digest.String()
 	}
@@ -119,16 +123,90 @@ func (s Source) String() string {
 
 // String returns the operation as one line.
 func (c Copy) String() string {
-	from := ""
+	words := []string{"copy"}
 	if !c.From.IsContext() {
-		from = " from " + c.From.String()
+		words = append(words, "from", c.From.String())
 	}
-	return fmt.Sprintf("copy%s %s to %q%s", from, quoteAll(c.Paths), c.Dest, meta(c.Chown, c.Chmod))
+	for i, p := range c.Paths {
+		if c.Parents != nil {
+			p = c.Parents[i] + "/./" + p
+		}
+		words = append(words, strconv.Quote(p))
+	}
+	words = append(words, fileWords(c.Files)...)
+	if c.Parents != nil {
+		words = append(words, "with parents")
+	}
+	return strings.Join(words, " ") + c.Placing.String()
 }
 
-// String returns the operation as one line.
+// String returns the operation as one line. Of a repository's URL it shows no
+// credentials.
 func (a Add) String() string {
-	return fmt.Sprintf("add %s to %q%s", quoteAll(append(slices.Clone(a.Paths), a.URLs...)), a.Dest, meta(a.Chown, a.Chmod))
+	words := append([]string{"add"}, quoted(a.Paths)...)
+	words = append(words, quoted(a.URLs)...)
+	for _, r := range a.Repos {
+		words = append(words, r.String())
+	}
+	words = append(words, fileWords(a.Files)...)
+	if a.Checksum != "" {
+		words = append(words, "checksum", a.Checksum)
+	}
+	if a.Unpack != nil {
+		words = append(words, "unpack", strconv.FormatBool(*a.Unpack))
+	}
+	return strings.Join(words, " ") + a.Placing.String()
+}
+
+// String returns the repository as text, without credentials.
+func (r Repo) String() string {
+	shown := r.URL
+	if u, err := url.Parse(r.URL); err == nil {
+		u.User = nil
+		shown = u.String()
+	}
+	s := "git " + strconv.Quote(shown)
+	for _, f := range [][2]string{{"ref", r.Ref}, {"commit", r.Commit}, {"directory", r.Subdir}} {
+		if f[1] != "" {
+			s += fmt.Sprintf(" %s %q", f[0], f[1])
+		}
+	}
+	if r.KeepGitDir {
+		s += " with .git"
+	}
+	if r.Submodules {
+		s += " with submodules"
+	}
+	return s
+}
+
+// String returns where copies go and what becomes of them.
+func (p Placing) String() string {
+	s := fmt.Sprintf(" to %q", p.Dest)
+	if p.Chown != "" {
+		s += fmt.Sprintf(" owner %q", p.Chown)
+	}
+	if p.Chmod != "" {
+		s += " mode " + p.Chmod
+	}
+	if len(p.Skip) > 0 {
+		s += " without " + quoteAll(p.Skip)
+	}
+	if p.Link {
+		s += " as a layer of its own"
+	}
+	return s
+}
+
+// fileWords shows files by their content's hash, so that the line stays short
+// and differs where the files do.
+func fileWords(files []File) []string {
+	out := make([]string, len(files))
+	for i, f := range files {
+		sum := sha256.Sum256([]byte(f.Content))
+		out[i] = fmt.Sprintf("<<%q %d bytes %x", f.Name, len(f.Content), sum[:6])
+	}
+	return out
 }
 
 // String returns the operation as one line.
@@ -163,21 +241,12 @@ func (w Workdir) String() string {
 	return s
 }
 
-func quoteAll(words []string) string {
-	quoted := make([]string, len(words))
-	for i, w := range words {
-		quoted[i] = strconv.Quote(w)
-	}
-	return strings.Join(quoted, " ")
-}
+func quoteAll(words []string) string { return strings.Join(quoted(words), " ") }
 
-func meta(chown, chmod string) string {
-	s := ""
-	if chown != "" {
-		s += fmt.Sprintf(" owner %q", chown)
+func quoted(words []string) []string {
+	out := make([]string, len(words))
+	for i, w := range words {
+		out[i] = strconv.Quote(w)
 	}
-	if chmod != "" {
-		s += " mode " + chmod
-	}
-	return s
+	return out
 }

@@ -67,8 +67,13 @@ func (b *builder) resolve(target *stage) ([]*stage, error) {
 func (b *builder) reachable(target *stage) ([]*stage, error) {
 	need := make([]bool, len(b.stages))
 	need[target.index] = true
+	if b.opt.AllStages {
+		for i := range need {
+			need[i] = true
+		}
+	}
 	// A stage depends only on stages before it.
-	for i := target.index; i >= 0; i-- {
+	for i := len(b.stages) - 1; i >= 0; i-- {
 		if !need[i] {
 			continue
 		}
@@ -173,7 +178,7 @@ func (b *builder) addTriggers(s *stage) error {
 	switch {
 	case s.image != nil:
 		triggers = s.image.base.Config.Config.OnBuild
-	case s.base != nil:
+	case s.base != nil && !s.base.replaced:
 		for _, c := range s.base.def.Commands {
 			if o, ok := c.(*instructions.OnbuildCommand); ok {
 				triggers = append(triggers, o.Expression)

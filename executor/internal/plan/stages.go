@@ -24,10 +24,39 @@ type stage struct {
 	base     *stage             // nil unless ref is a stage
 	platform v1.Platform        // of the base image
 	image    *image             // nil unless ref is an image; filled in by resolve
+	files    string             // the named context of files that it is; "" unless it is one
 	cmds     []command          // triggers of ONBUILD first
+	replaced bool               // a context stands for it: nothing it says is done
 	resolved bool               // the commands' sources are known and triggers added
 	planned  int                // index into Plan.Stages
 	done     *stageState        // once planned
+}
+
+// startFrom finds what a stage starts from: a context of its own name, an
+// earlier stage, scratch, another context or an image.
+func (b *builder) startFrom(s *stage) error {
+	if name, nc, ok := b.namedContext(s.def.Name, s.platform); ok {
+		s.replaced = true
+		b.standOn(s, name, nc)
+		return nil
+	}
+	if base, ok := b.byName[strings.ToLower(s.ref)]; ok {
+		s.base, s.platform = base, base.platform
+		return nil
+	}
+	if s.ref == scratch {
+		s.platform = b.platform
+		return nil
+	}
+	if _, err := reference.ParseNormalizedNamed(s.ref); err != nil {
+		return fmt.Errorf("parse image name %q: %w", s.ref, err)
+	}
+	if name, nc, ok := b.namedContext(s.ref, s.platform); ok {
+		b.standOn(s, name, nc)
+		return nil
+	}
+	s.image = b.wantImage(s.ref, s.platform)
+	return nil
 }
 
 // command is an instruction with what it refers to.
@@ -77,8 +106,9 @@ func (b *builder) findSources(s *stage, c *command) (err error) {
 
 // source is what a COPY --from or a RUN --mount=from= names; neither is scratch.
 type source struct {
-	stage *stage
-	image *image
+	stage   *stage
+	context string // of files
+	image   *image
 }
 
 // declareStages expands what each FROM says and links the stages that start
@@ -104,19 +134,13 @@ func (b *builder) declareStages() error {
 				return fail(err)
 			}
 		}
-		switch base, ok := b.byName[strings.ToLower(s.ref)]; {
-		case ok:
-			s.base, s.platform = base, base.platform
-		case s.ref == scratch:
-			s.platform = b.platform
-		default:
-			if _, err := reference.ParseNormalizedNamed(s.ref); err != nil {
-				return fail(fmt.Errorf("parse image name %q: %w", s.ref, err))
-			}
-			s.image = b.wantImage(s.ref, s.platform)
+		if err := b.startFrom(s); err != nil {
+			return fail(err)
 		}
-		for _, c := range def.Commands {
-			s.cmds = append(s.cmds, command{Command: c})
+		if !s.replaced {
+			for _, c := range def.Commands {
+				s.cmds = append(s.cmds, command{Command: c})
+			}
 		}
 		b.stages = append(b.stages, s)
 		if def.Name != "" {
@@ -182,6 +206,8 @@ func (b *builder) findSource(s *stage, from string) (*source, error) {
 		return nil, err
 	case dep != nil && dep.index > s.index:
 		return nil, fmt.Errorf("cannot copy from stage %q: it is defined later, on line %d", from, b.file.Pos(dep.def.Location).Line)
+	case dep != nil && dep.replaced && dep.files != "":
+		return &source{context: dep.files}, nil
 	case dep != nil:
 		return &source{stage: dep}, nil
 	case from == scratch:
@@ -189,6 +215,15 @@ func (b *builder) findSource(s *stage, from string) (*source, error) {
 	}
 	if _, err := reference.ParseNormalizedNamed(from); err != nil {
 		return nil, fmt.Errorf("--from=%s is neither a stage nor an image name: %w", from, err)
+	}
+	if name, nc, ok := b.namedContext(from, b.platform); ok {
+		switch nc.Image {
+		case "":
+			return &source{context: name}, nil
+		case scratch:
+			return nil, fmt.Errorf("there is nothing to copy from the context %s: it is scratch", name)
+		}
+		from = nc.Image
 	}
 	return &source{image: b.wantImage(from, b.platform)}, nil
 }
@@ -224,6 +259,9 @@ func (b *builder) planStage(s *stage) (Stage, error) {
 	}
 	b.lintBasePlatform(s)
 	out.Start = st.state()
+	if s.files != "" {
+		out.Steps = append(out.Steps, st.load(out))
+	}
 	for _, c := range s.cmds {
 		step, err := st.step(c)
 		if err != nil {

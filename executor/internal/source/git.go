@@ -61,7 +61,7 @@ func checkOut(ctx context.Context, spec gitSpec, c *Context, opt *Options) (_ st
 	}()
 	g := &gitFetch{
 		tree: t, opt: opt, dir: c.Dir, temp: c.temp,
-		client: newClient(opt, opt.GitInsecureSkipTLS), host: spec.url.Host, auth: gitAuth(spec.user, opt),
+		client: newClient(opt, opt.GitInsecureSkipTLS), keepDir: spec.keepDir, host: spec.url.Host, auth: gitAuth(spec.user, opt),
 	}
 	commit, err := g.repository(ctx, spec, ".", 0)
 	if err != nil {
@@ -97,6 +97,8 @@ type gitFetch struct {
 	host   string             // the only one that gets auth
 	auth   *githttp.BasicAuth // nil if there is none
 
+	keepDir bool // make .git too
+
 	received int64  // bytes of packs
 	lfs      int64  // pointers found
 	firstLFS string // name of the first
@@ -119,7 +121,7 @@ func (g *gitFetch) repository(ctx context.Context, spec gitSpec, at string, dept
 	if err != nil {
 		return "", err
 	}
-	modules, err := g.writeCommit(ctx, r, commit, at)
+	modules, err := g.writeCommit(ctx, r, spec, commit, at)
 	if err != nil {
 		return "", err
 	}

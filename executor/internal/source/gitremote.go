@@ -25,6 +25,7 @@ type gitRemote struct {
 	refs    *packp.AdvRefs
 	dir     string // for packs
 	pack    *pack  // what was fetched last; nil at first
+	shallow bool   // it has no history
 }
 
 // openRemote asks the server what the repository has. Packs go to dir.
@@ -171,6 +172,7 @@ func (r *gitRemote) pull(ctx context.Context, wants []plumbing.Hash, depth int) 
 	req := packp.NewUploadPackRequestFromCapabilities(r.refs.Capabilities)
 	req.Capabilities.Delete(capability.ThinPack)
 	req.Wants = wants
+	r.shallow = depth > 0 && r.refs.Capabilities.Supports(capability.Shallow)
 	if depth > 0 && r.refs.Capabilities.Supports(capability.Shallow) {
 		req.Depth = packp.DepthCommits(depth)
 		if err := req.Capabilities.Set(capability.Shallow); err != nil {

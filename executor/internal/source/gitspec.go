@@ -14,6 +14,8 @@ type gitSpec struct {
 	ref    string // branch, tag, "refs/…" or full commit id; "" is HEAD
 	commit string // full commit id; "" is what ref points to
 	subdir string // "" is the root
+
+	keepDir bool // make .git too
 }
 
 // parseGit parses what stands after "git://": host/path.git, then "#ref" or

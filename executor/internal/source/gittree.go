@@ -14,6 +14,7 @@ import (
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/filemode"
+	"github.com/go-git/go-git/v5/plumbing/format/index"
 	"github.com/go-git/go-git/v5/plumbing/object"
 )
 
@@ -29,11 +30,12 @@ type commitWriter struct {
 	r       *gitRemote
 	modTime time.Time
 	modules []submodule
+	index   []*index.Entry
 }
 
 // writeCommit writes the files of a commit to the directory at of the tree.
 // It returns the submodules that are to be fetched.
-func (g *gitFetch) writeCommit(ctx context.Context, r *gitRemote, c *object.Commit, at string) ([]submodule, error) {
+func (g *gitFetch) writeCommit(ctx context.Context, r *gitRemote, spec gitSpec, c *object.Commit, at string) ([]submodule, error) {
 	w := &commitWriter{g: g, r: r, modTime: c.Committer.When}
 	root, err := r.tree(c.TreeHash)
 	if err != nil {
@@ -41,6 +43,11 @@ func (g *gitFetch) writeCommit(ctx context.Context, r *gitRemote, c *object.Comm
 	}
 	if err := w.write(ctx, root, ".", at, 0); err != nil {
 		return nil, err
+	}
+	if spec.keepDir {
+		if err := g.writeGitDir(r, spec, c, w.index); err != nil {
+			return nil, err
+		}
 	}
 	if !g.opt.GitSubmodules || len(w.modules) == 0 {
 		return nil, nil
@@ -69,6 +76,9 @@ func (w *commitWriter) write(ctx context.Context, t *object.Tree, name, at strin
 }
 
 func (w *commitWriter) entry(ctx context.Context, e object.TreeEntry, name, to string, depth int) error {
+	if w.g.keepDir && e.Mode != filemode.Dir {
+		w.index = append(w.index, indexEntry(name, e))
+	}
 	switch e.Mode {
 	case filemode.Dir:
 		if err := w.g.tree.mkdir(to, 0o755, w.modTime); err != nil {

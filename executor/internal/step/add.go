@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"net/url"
 	"path"
 	"time"
@@ -23,26 +25,37 @@ func doAdd(ctx context.Context, root rootfs.FS, op plan.Add, in Inputs) error {
 		if src, err = sourceOf(plan.Source{}, in); err != nil {
 			return err
 		}
-		if found, err = selectAll(src, op.Paths, in); err != nil {
+		if found, err = choices(src, plan.Copy{Placing: op.Placing, Paths: op.Paths}, in); err != nil {
 			return err
 		}
 	}
-	c, err := newCopier(root, src, true, op.Dest, op.Chown, op.Chmod, in)
+	c, err := newCopier(root, src, true, op.Placing, in)
 	if err != nil {
 		return err
 	}
-	c.total = len(found) + len(op.URLs)
+	c.total = len(found) + len(op.URLs) + len(op.Files)
 	for _, s := range found {
-		if err := c.add(ctx, s); err != nil {
+		if op.Unpack != nil && !*op.Unpack {
+			err = c.copy(ctx, s)
+		} else {
+			err = c.add(ctx, s)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	for _, u := range op.URLs {
-		if err := c.fetch(ctx, u); err != nil {
+		d := download{url: u, checksum: op.Checksum, unpack: op.Unpack != nil && *op.Unpack}
+		if err := c.fetch(ctx, d); err != nil {
 			return fmt.Errorf("add %s: %w", u, err)
 		}
 	}
-	return nil
+	for _, r := range op.Repos {
+		if err := c.repository(ctx, r, op.Skip); err != nil {
+			return fmt.Errorf("add %s: %w", r, err)
+		}
+	}
+	return c.inline(op.Files)
 }
 
 // add copies one source, or unpacks it if it is an archive.
@@ -57,13 +70,18 @@ func (c *copier) add(ctx context.Context, s selected) error {
 	if !archive {
 		return c.copy(ctx, s)
 	}
-	if err := c.unpack(ctx, s.name); err != nil {
+	f, err := c.src.Open(s.name)
+	if err == nil {
+		err = c.unpack(ctx, f)
+		_ = f.Close()
+	}
+	if err != nil {
 		return fmt.Errorf("unpack %s to %s: %w", s.name, c.dest, err)
 	}
 	return nil
 }
 
-func (c *copier) unpack(ctx context.Context, name string) error {
+func (c *copier) unpack(ctx context.Context, archive io.Reader) error {
 	// Only the owner asked for is also that of the destination, not the mode.
 	m := *c.maker
 	m.mode = 0o755
@@ -74,20 +92,49 @@ func (c *copier) unpack(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	f, err := c.src.Open(name)
-	if err != nil {
-		return err
-	}
-	defer f.Close() //nolint:errcheck // read only
 	u := &unpacker{root: c.root, dest: dest, owner: c.changes.owner, in: c.in}
-	return u.unpack(ctx, f)
+	return u.unpack(ctx, archive)
+}
+
+// download is what an ADD of a URL asks for.
+type download struct {
+	url      string
+	checksum string // digest of the content; "" if it may be anything
+	unpack   bool   // if it is an archive
 }
 
 // fetch downloads a file.
-func (c *copier) fetch(ctx context.Context, rawURL string) error {
+func (c *copier) fetch(ctx context.Context, d download) error {
 	if c.in.Fetch == nil {
 		return errors.New("nothing can be downloaded here")
 	}
+	body, info, err := c.in.Fetch(ctx, d.url)
+	if err != nil {
+		return err
+	}
+	defer body.Close() //nolint:errcheck // read only
+	if d.checksum == "" && !d.unpack {
+		return c.downloaded(d.url, body, info)
+	}
+	f, err := spool(ctx, c.in.Spool, body, d.checksum)
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // it is gone already
+	if d.unpack {
+		archive := isArchive(f)
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+		if archive {
+			return c.unpack(ctx, f)
+		}
+	}
+	return c.downloaded(d.url, f, info)
+}
+
+// downloaded writes a file that came from a URL.
+func (c *copier) downloaded(rawURL string, body io.Reader, info URLInfo) error {
 	name := URLName(rawURL)
 	target, err := c.target(name, false)
 	if err != nil {
@@ -99,16 +146,29 @@ func (c *copier) fetch(ctx context.Context, rawURL string) error {
 		}
 		return err
 	}
-	body, info, err := c.in.Fetch(ctx, rawURL)
-	if err != nil {
-		return err
-	}
-	defer body.Close() //nolint:errcheck // read only
 	e := c.changes.apply(rootfs.Entry{Mode: 0o600, ModTime: info.ModTime}, target)
 	if e.ModTime.IsZero() {
 		e.ModTime = time.Unix(0, 0)
 	}
 	return c.put(e, body)
+}
+
+// repository copies the files of a repository into the destination.
+func (c *copier) repository(ctx context.Context, r plan.Repo, skip []string) error {
+	if c.in.Repo == nil {
+		return errors.New("no repository can be fetched here")
+	}
+	repo, err := c.in.Repo(ctx, r)
+	if err != nil {
+		return err
+	}
+	defer repo.Close() //nolint:errcheck // what is left is removed with the work directory
+	choose, err := newChooser(skip)
+	if err != nil {
+		return err
+	}
+	c.src = repo.Files
+	return c.copy(ctx, selected{name: ".", base: ".", entry: rootfs.Entry{Name: ".", Mode: fs.ModeDir | 0o755, ModTime: c.in.now()}, choose: choose})
 }
 
 // URLName is the name that a download has in a directory: the last component

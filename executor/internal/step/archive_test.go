@@ -92,7 +92,7 @@ func TestAddCompressions(t *testing.T) {
 		"zstd after a skippable frame": append([]byte{0x50, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 9}, zst...),
 		"bzip2":                        bz2,
 	} {
-		got, err := addArchive(t, archive, "", plan.Add{Dest: "/d"})
+		got, err := addArchive(t, archive, "", plan.Add{Placing: plan.Placing{Dest: "/d"}})
 		if want := "dir 0755 0:0 @1000 d\nfile 0644 0:0 @7 d/foo \"foo\"\n"; err != nil || got != want {
 			t.Errorf("%s: %v\n%s", name, err, got)
 		}
@@ -111,7 +111,7 @@ func TestAddNoArchive(t *testing.T) {
 		"xz magic": []byte("\xfd7zXZ\x00junk"), "zstd magic": {0x28, 0xb5, 0x2f, 0xfd, 1}, "cut tar": good[:100],
 		"zip": []byte("PK\x03\x04"),
 	} {
-		got, err := addArchive(t, content, "", plan.Add{Dest: "/d/"})
+		got, err := addArchive(t, content, "", plan.Add{Placing: plan.Placing{Dest: "/d/"}})
 		if err != nil || !strings.Contains(got, "file 0600 0:0 d/x.tar") {
 			t.Errorf("%s: %v\n%s", name, err, got)
 		}
@@ -152,7 +152,7 @@ func TestUnpack(t *testing.T) {
 		tar.Header{Name: "gone", Typeflag: tar.TypeReg, ModTime: at(-5)},
 	)
 	root := "dir 0750 7:7 @99 d\ndir 0700 d/have\nfile d/have/old \"o\"\nfile d/have/kept \"k\"\ndir d/gone\nfile d/gone/x\n"
-	got, err := addArchive(t, archive, root, plan.Add{Dest: "/d/", Chmod: "0777"})
+	got, err := addArchive(t, archive, root, plan.Add{Placing: plan.Placing{Dest: "/d/", Chmod: "0777"}})
 	want := `dir 0750 7:7 @99 d
 dir 2511 1:2 @2 d/dir
 file 4755 3:4 @3 d/dir/suid "dir/suid"
@@ -180,7 +180,7 @@ func TestUnpackChown(t *testing.T) {
 		tar.Header{Name: "a/", Typeflag: tar.TypeDir, Mode: 0o755, Uid: 1, ModTime: time.Unix(1, 0)},
 		tar.Header{Name: "b/f", Typeflag: tar.TypeReg, Uid: 1, ModTime: time.Unix(1, 0)},
 		tar.Header{Name: "l", Typeflag: tar.TypeSymlink, Linkname: "x", Uid: 1, ModTime: time.Unix(1, 0)},
-	), "", plan.Add{Dest: "/out", Chown: "100:200"})
+	), "", plan.Add{Placing: plan.Placing{Dest: "/out", Chown: "100:200"}})
 	want := "dir 0755 100:200 @1000 out\ndir 0755 100:200 @1 out/a\ndir 0755 0:0 @1000 out/b\n" +
 		"file 0644 100:200 @1 out/b/f \"b/f\"\nlink 100:200 @1 out/l -> x\n"
 	if err != nil || got != want {
@@ -202,7 +202,7 @@ func TestUnpackStaysInside(t *testing.T) {
 		tar.Header{Name: "varrun/pid", Typeflag: tar.TypeReg, ModTime: one},
 		tar.Header{Name: "stolen", Typeflag: tar.TypeLink, Linkname: "../../varrun/pid"},
 		tar.Header{Name: "repl", Typeflag: tar.TypeReg, ModTime: one},
-	), "dir d\ndir etc\nfile etc/passwd \"root\"\nlink d/repl -> ../etc/passwd\n", plan.Add{Dest: "/d"})
+	), "dir d\ndir etc\nfile etc/passwd \"root\"\nlink d/repl -> ../etc/passwd\n", plan.Add{Placing: plan.Placing{Dest: "/d"}})
 	want := `dir 0755 0:0 d
 file 0644 0:0 @1 d/abs "/abs"
 link 0:0 @1 d/esc -> ../../../etc
@@ -229,7 +229,7 @@ func TestUnpackReplacedParent(t *testing.T) {
 	got, err := addArchive(t, tarOf(t,
 		tar.Header{Name: "a/etc/", Typeflag: tar.TypeDir, Mode: 0o777, Uid: 4, ModTime: one},
 		tar.Header{Name: "a", Typeflag: tar.TypeSymlink, Linkname: "..", ModTime: one},
-	), "dir d\ndir 0700 @3 etc\n", plan.Add{Dest: "/d"})
+	), "dir d\ndir 0700 @3 etc\n", plan.Add{Placing: plan.Placing{Dest: "/d"}})
 	if want := "dir 0755 0:0 d\nlink 0:0 @1 d/a -> ..\ndir 0700 0:0 @3 etc\n"; err != nil || got != want {
 		t.Errorf("%v\n%s\nwant\n%s", err, got, want)
 	}
@@ -255,7 +255,7 @@ func TestUnpackErrors(t *testing.T) {
 		"cut":         {append(tarOf(t, file)[:1024], "junk"...), "", "unpack x.tar to /d: read archive: unexpected EOF"},
 		"destination": {tarOf(t, file), "file d", "unpack x.tar to /d: /d is not a directory"},
 	} {
-		_, err := addArchive(t, c.archive, c.root, plan.Add{Dest: "/d"})
+		_, err := addArchive(t, c.archive, c.root, plan.Add{Placing: plan.Placing{Dest: "/d"}})
 		if err == nil || err.Error() != c.want {
 			t.Errorf("%s: %v\nwant %s", name, err, c.want)
 		}
@@ -271,7 +271,7 @@ func TestUnpackNoDevice(t *testing.T) {
 	}
 	root := noDevices{rootfs.NewMem()}
 	var notes []string
-	err := Do(t.Context(), root, plan.Add{Paths: []string{"x.tar"}, Dest: "/"}, Inputs{Context: ctx, Note: func(s string) { notes = append(notes, s) }})
+	err := Do(t.Context(), root, plan.Add{Placing: plan.Placing{Dest: "/"}, Paths: []string{"x.tar"}}, Inputs{Context: ctx, Note: func(s string) { notes = append(notes, s) }})
 	if err != nil || len(notes) != 1 || !strings.Contains(notes[0], "null is left out") {
 		t.Errorf("%v, %q", err, notes)
 	}
@@ -346,7 +346,7 @@ func TestMemoryIsBounded(t *testing.T) {
 	} {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		op := plan.Add{Paths: []string{"x.tar"}, Dest: "/d/"}
+		op := plan.Add{Placing: plan.Placing{Dest: "/d/"}, Paths: []string{"x.tar"}}
 		if err := Do(t.Context(), sink{rootfs.NewMem()}, op, Inputs{Context: bigContext{mem, open}}); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -371,7 +371,7 @@ func TestCancel(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, op := range []plan.Op{
-		plan.Copy{Paths: []string{"."}, Dest: "/"}, plan.Copy{Paths: []string{"x.tar"}, Dest: "/"}, plan.Add{Paths: []string{"x.tar"}, Dest: "/"},
+		plan.Copy{Placing: plan.Placing{Dest: "/"}, Paths: []string{"."}}, plan.Copy{Placing: plan.Placing{Dest: "/"}, Paths: []string{"x.tar"}}, plan.Add{Placing: plan.Placing{Dest: "/"}, Paths: []string{"x.tar"}},
 	} {
 		if err := Do(ctx, rootfs.NewMem(), op, Inputs{Context: src}); !errors.Is(err, reason) {
 			t.Errorf("%v: %v", op, err)

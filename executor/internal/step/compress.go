@@ -100,11 +100,15 @@ func IsArchive(src rootfs.FS, name string) (bool, error) {
 		return false, err
 	}
 	defer f.Close() //nolint:errcheck // read only
+	return isArchive(f), nil
+}
+
+func isArchive(f io.Reader) bool {
 	r, err := decompress(f)
 	if err != nil {
-		return false, nil //nolint:nilerr // damaged or something else: a file like any other
+		return false // damaged or something else: a file like any other
 	}
 	defer r.Close() //nolint:errcheck // read only
 	_, err = tar.NewReader(r).Next()
-	return err == nil, nil
+	return err == nil
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"strconv"
 	"strings"
 
 	"github.com/kilnhook/kiln/executor/internal/plan"
@@ -15,24 +14,45 @@ import (
 
 // doCopy carries out a COPY.
 func doCopy(ctx context.Context, root rootfs.FS, op plan.Copy, in Inputs) error {
-	src, err := sourceOf(op.From, in)
-	if err != nil {
-		return err
-	}
-	if op.From.IsContext() {
+	var src rootfs.FS
+	var found []selected
+	var err error
+	if op.From.IsFiles() {
 		in.From = nil
 	}
-	found, err := selectAll(src, op.Paths, in)
+	if len(op.Paths) > 0 {
+		if src, err = sourceOf(op.From, in); err != nil {
+			return err
+		}
+		if found, err = choices(src, op, in); err != nil {
+			return err
+		}
+	}
+	c, err := newCopier(root, src, op.From.IsFiles(), op.Placing, in)
 	if err != nil {
 		return err
 	}
-	c, err := newCopier(root, src, op.From.IsContext(), op.Dest, op.Chown, op.Chmod, in)
-	if err != nil {
-		return err
-	}
-	c.total = len(found)
+	c.total = len(found) + len(op.Files)
 	for _, s := range found {
 		if err := c.copy(ctx, s); err != nil {
+			return err
+		}
+	}
+	return c.inline(op.Files)
+}
+
+// inline writes the files that the Dockerfile holds.
+func (c *copier) inline(files []plan.File) error {
+	for _, f := range files {
+		target, err := c.target(f.Name, false)
+		if err != nil {
+			return err
+		}
+		if err := c.refuseDir(f.Name, target); err != nil {
+			return err
+		}
+		e := rootfs.Entry{Mode: 0o644, Size: int64(len(f.Content)), ModTime: c.in.now()}
+		if err := c.put(c.changes.apply(e, target), strings.NewReader(f.Content)); err != nil {
 			return err
 		}
 	}
@@ -42,9 +62,9 @@ func doCopy(ctx context.Context, root rootfs.FS, op plan.Copy, in Inputs) error 
 // sourceOf is the filesystem that a COPY reads.
 func sourceOf(from plan.Source, in Inputs) (rootfs.FS, error) {
 	switch {
-	case !from.IsContext() && in.From == nil:
+	case !from.IsFiles() && in.From == nil:
 		return nil, fmt.Errorf("the filesystem of %s is not at hand", from)
-	case !from.IsContext():
+	case !from.IsFiles():
 		return in.From, nil
 	case in.Context == nil:
 		return nil, errors.New("the build has no context to copy from")
@@ -54,9 +74,9 @@ func sourceOf(from plan.Source, in Inputs) (rootfs.FS, error) {
 
 // changes is what a copy changes about the metadata of a file.
 type changes struct {
-	owner   *Owner       // who it goes to; nil keeps the owner
-	mode    *fs.FileMode // permission, setuid, setgid and sticky bits; nil keeps them
-	dropIDs bool         // the source's owners mean nothing here: they become 0:0
+	owner   *Owner     // who it goes to; nil keeps the owner
+	mode    *plan.Mode // what becomes of permission, setuid, setgid and sticky bits; nil keeps them
+	dropIDs bool       // the source's owners mean nothing here: they become 0:0
 }
 
 func newChanges(root rootfs.FS, fromContext bool, chown, chmod string) (changes, error) {
@@ -73,22 +93,13 @@ func newChanges(root rootfs.FS, fromContext bool, chown, chmod string) (changes,
 	return ch, err
 }
 
-// parseMode reads an octal mode; "" is nil.
-func parseMode(s string) (*fs.FileMode, error) {
+// parseMode reads the value of --chmod; "" is nil.
+func parseMode(s string) (*plan.Mode, error) {
 	if s == "" {
 		return nil, nil
 	}
-	n, err := strconv.ParseUint(s, 8, 32)
-	if err != nil || n > 0o7777 {
-		return nil, fmt.Errorf("invalid mode %q: it must be octal, from 0 to 07777", s)
-	}
-	m := fs.FileMode(n & 0o777)
-	for bit, mode := range map[uint64]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
-		if n&bit != 0 {
-			m |= mode
-		}
-	}
-	return &m, nil
+	m, err := plan.ParseMode(s)
+	return &m, err
 }
 
 // modeBits are the bits of a mode that chmod sets.
@@ -108,7 +119,7 @@ func (ch changes) apply(e rootfs.Entry, name string) rootfs.Entry {
 		e.UID, e.GID = 0, 0
 	}
 	if ch.mode != nil && e.Mode&fs.ModeSymlink == 0 {
-		e.Mode = e.Mode&^modeBits | *ch.mode
+		e.Mode = ch.mode.Apply(e.Mode)
 	}
 	return e
 }
@@ -122,20 +133,25 @@ type copier struct {
 	maker     *maker
 	total     int                     // how much is copied to dest
 	links     map[rootfs.Inode]string // copies made of files with several names, within one source
+	choose    chooser                 // of the source
+	above     []*passed               // directories that lead to where the copier is and are not copied themselves
 }
 
-func newCopier(root, src rootfs.FS, fromContext bool, dest, chown, chmod string, in Inputs) (*copier, error) {
-	ch, err := newChanges(root, fromContext, chown, chmod)
+func newCopier(root, src rootfs.FS, fromContext bool, p plan.Placing, in Inputs) (*copier, error) {
+	if p.Link {
+		root = newLinked(root, in.Wrote)
+	}
+	ch, err := newChanges(root, fromContext, p.Chown, p.Chmod)
 	if err != nil {
 		return nil, err
 	}
-	c := &copier{root: root, src: src, in: in, changes: ch, dest: dest, maker: &maker{root: root, in: in, mode: 0o755}}
-	// The owner and the mode asked for are also those of missing directories.
+	c := &copier{root: root, src: src, in: in, changes: ch, dest: p.Dest, maker: &maker{root: root, in: in, mode: 0o755}}
+	// The owner and the mode in numbers are also those of missing directories.
 	if ch.owner != nil {
 		c.maker.uid, c.maker.gid = ch.owner.UID, ch.owner.GID
 	}
-	if ch.mode != nil {
-		c.maker.mode = *ch.mode & fs.ModePerm
+	if ch.mode != nil && ch.mode.Octal != nil {
+		c.maker.mode = *ch.mode.Octal & fs.ModePerm
 	}
 	return c, nil
 }
@@ -143,7 +159,7 @@ func newCopier(root, src rootfs.FS, fromContext bool, dest, chown, chmod string,
 // copy copies one source. The contents of a directory go into the destination
 // directory, a file into it or in its place.
 func (c *copier) copy(ctx context.Context, s selected) error {
-	c.links = map[rootfs.Inode]string{}
+	c.links, c.choose = map[rootfs.Inode]string{}, s.choose
 	target, err := c.target(s.base, s.entry.Mode.IsDir())
 	if err != nil {
 		return err
@@ -181,95 +197,6 @@ func (c *copier) target(base string, isDir bool) (string, error) {
 	}
 	// The destination may be a link into a directory that is not there.
 	return target, c.maker.dirs(rootfs.Parent(target))
-}
-
-// contents copies what is in a directory into one that exists, whose owner and
-// mode stay as they are.
-func (c *copier) contents(ctx context.Context, dir rootfs.Entry, target string) error {
-	if err := c.children(ctx, dir.Name, target, false); err != nil {
-		return err
-	}
-	if target == "." || dir.ModTime.IsZero() {
-		return nil
-	}
-	e, err := c.root.Lstat(target)
-	if err != nil {
-		return err
-	}
-	e.ModTime = dir.ModTime
-	return c.put(e, nil)
-}
-
-func (c *copier) children(ctx context.Context, dir, target string, fresh bool) error {
-	names, err := c.src.List(dir)
-	if err != nil {
-		return fmt.Errorf("list /%s: %w", dir, err)
-	}
-	for _, n := range names {
-		e, err := c.src.Lstat(rootfs.Join(dir, n))
-		if err != nil {
-			return fmt.Errorf("copy /%s: %w", rootfs.Join(dir, n), err)
-		}
-		to := rootfs.Join(target, n)
-		if e.Mode.IsDir() {
-			err = c.subdir(ctx, e, to, fresh)
-		} else {
-			err = c.file(ctx, e, to, fresh)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// subdir copies a directory below the one that was named. An existing one is
-// given the source's owner and mode. fresh says that the parent was just made
-// and so holds nothing.
-func (c *copier) subdir(ctx context.Context, e rootfs.Entry, target string, fresh bool) error {
-	if err := context.Cause(ctx); err != nil {
-		return err
-	}
-	made := c.changes.apply(e, target)
-	if !fresh {
-		old, err := c.root.Lstat(target)
-		switch {
-		case err == nil && !old.Mode.IsDir():
-			return fmt.Errorf("cannot copy directory /%s to /%s, which is not a directory", e.Name, target)
-		case err == nil:
-			made.Xattrs = mergeXattrs(old.Xattrs, made.Xattrs)
-		case !errors.Is(err, fs.ErrNotExist):
-			return err
-		default:
-			fresh = true
-		}
-	}
-	if fresh {
-		// Open to the process that fills it until that is done.
-		open := made
-		open.Mode |= 0o700
-		if err := c.put(open, nil); err != nil {
-			return err
-		}
-	}
-	if err := c.children(ctx, e.Name, target, fresh); err != nil {
-		return err
-	}
-	return c.put(made, nil)
-}
-
-func mergeXattrs(old, over map[string]string) map[string]string {
-	if len(old) == 0 {
-		return over
-	}
-	out := map[string]string{}
-	for k, v := range old {
-		out[k] = v
-	}
-	for k, v := range over {
-		out[k] = v
-	}
-	return out
 }
 
 // file copies anything but a directory. Names of one file stay names of one

@@ -170,9 +170,9 @@ func TestRun(t *testing.T) {
 func TestMissingInputs(t *testing.T) {
 	n := 0
 	for _, op := range []plan.Op{
-		nil, plan.Copy{Paths: []string{"a"}, Dest: "/"}, plan.Copy{From: plan.Source{Stage: &n}, Paths: []string{"a"}, Dest: "/"},
-		plan.Add{Paths: []string{"a"}, Dest: "/"}, plan.Add{URLs: []string{"http://x/y"}, Dest: "/"},
-		plan.Copy{Paths: []string{"a"}, Dest: "/", Chmod: "9"},
+		nil, plan.Copy{Placing: plan.Placing{Dest: "/"}, Paths: []string{"a"}}, plan.Copy{Placing: plan.Placing{Dest: "/"}, From: plan.Source{Stage: &n}, Paths: []string{"a"}},
+		plan.Add{Placing: plan.Placing{Dest: "/"}, Paths: []string{"a"}}, plan.Add{Placing: plan.Placing{Dest: "/"}, URLs: []string{"http://x/y"}},
+		plan.Copy{Placing: plan.Placing{Dest: "/", Chmod: "9"}, Paths: []string{"a"}},
 	} {
 		if err := Do(t.Context(), rootfs.NewMem(), op, Inputs{}); err == nil {
 			t.Errorf("%v is carried out", op)

@@ -1,6 +1,7 @@
 package step
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"iter"
@@ -38,74 +39,121 @@ func Reads(src rootfs.FS, op plan.Op, in Inputs) iter.Seq2[Read, error] {
 }
 
 func eachRead(src rootfs.FS, op plan.Op, in Inputs, yield func(Read) bool) error {
-	var paths []string
-	var chmod string
-	local := true
+	var from plan.Source
+	var choice plan.Copy
 	switch op := op.(type) {
 	case plan.Copy:
-		paths, chmod, local = op.Paths, op.Chmod, op.From.IsContext()
+		choice, from = op, op.From
 	case plan.Add:
-		paths, chmod = op.Paths, op.Chmod
+		choice = plan.Copy{Placing: op.Placing, Paths: op.Paths}
 	default:
 		return fmt.Errorf("operation %T copies nothing", op)
 	}
 	in.From = nil
-	if local {
+	if from.IsFiles() {
 		src = Filter(src, in.Ignore)
 	} else {
 		in.From = src
 	}
-	found, err := selectAll(src, paths, in)
+	found, err := choices(src, choice, in)
 	if err != nil {
 		return err
 	}
 	// Owners by name are looked up in the root, which is not read here.
-	ch := changes{dropIDs: local}
-	if ch.mode, err = parseMode(chmod); err != nil {
+	ch := changes{dropIDs: from.IsFiles()}
+	if ch.mode, err = parseMode(choice.Chmod); err != nil {
 		return err
 	}
 	for _, s := range found {
-		more, err := readsOf(src, s, ch, yield)
-		if err != nil || !more {
+		r := reader{src: src, from: s, changes: ch, yield: yield, links: map[rootfs.Inode]string{}}
+		err := r.read(s.entry)
+		if errors.Is(err, errFound) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read /%s: %w", s.name, err)
+		}
+	}
+	return nil
+}
+
+// reader yields what one source holds.
+type reader struct {
+	src     rootfs.FS
+	from    selected
+	changes changes
+	yield   func(Read) bool
+	links   map[rootfs.Inode]string
+	above   []rootfs.Entry // directories not yielded yet that lead to where it is
+}
+
+// read yields e and what is wanted below it. errFound is the end of the walk.
+func (r *reader) read(e rootfs.Entry) error {
+	rel := nameBelow(r.from, e.Name)
+	if e.Name != r.from.name && !r.from.choose.wants(rel) {
+		if !e.Mode.IsDir() || !r.from.choose.enters(rel) {
+			return nil
+		}
+		depth := len(r.above)
+		r.above = append(r.above, e)
+		err := r.below(e)
+		r.above = r.above[:min(depth, len(r.above))]
+		return err
+	}
+	for _, dir := range r.above {
+		if err := r.one(dir); err != nil {
+			return err
+		}
+	}
+	r.above = nil
+	if err := r.one(e); err != nil || !e.Mode.IsDir() {
+		return err
+	}
+	return r.below(e)
+}
+
+func (r *reader) below(dir rootfs.Entry) error {
+	names, err := r.src.List(dir.Name)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		e, err := r.src.Lstat(rootfs.Join(dir.Name, n))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = r.read(e)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// readsOf yields what one source holds and reports whether to go on.
-func readsOf(src rootfs.FS, s selected, ch changes, yield func(Read) bool) (bool, error) {
-	links := map[rootfs.Inode]string{}
-	more := true
-	err := rootfs.Walk(src, s.name, func(e rootfs.Entry) error {
-		r := Read{Path: e.Name, Entry: ch.apply(e, nameBelow(s, e.Name))}
-		r.Entry.ModTime = time.Time{}
-		if e.Mode&fs.ModeSocket != 0 {
-			r.Path = ""
-		}
-		switch {
-		case e.Name == s.name && e.Mode.IsDir():
-			r.Entry = rootfs.Entry{Name: ".", Mode: fs.ModeDir}
-		case e.Mode.IsRegular() && e.Nlink > 1 && e.Inode != (rootfs.Inode{}):
-			first, ok := links[e.Inode]
-			if ok {
-				r.Entry = rootfs.Entry{Name: r.Entry.Name, Hard: true, Link: first}
-				break
-			}
-			links[e.Inode] = r.Entry.Name
-		}
-		if more = yield(r); !more {
-			return errFound
-		}
-		return nil
-	})
-	if !more {
-		return false, nil
+// one yields one file.
+func (r *reader) one(e rootfs.Entry) error {
+	read := Read{Path: e.Name, Entry: r.changes.apply(e, nameBelow(r.from, e.Name))}
+	read.Entry.ModTime = time.Time{}
+	if e.Mode&fs.ModeSocket != 0 {
+		read.Path = ""
 	}
-	if err != nil {
-		return false, fmt.Errorf("read /%s: %w", s.name, err)
+	switch {
+	case e.Name == r.from.name && e.Mode.IsDir():
+		read.Entry = rootfs.Entry{Name: ".", Mode: fs.ModeDir}
+	case e.Mode.IsRegular() && e.Nlink > 1 && e.Inode != (rootfs.Inode{}):
+		first, ok := r.links[e.Inode]
+		if ok {
+			read.Entry = rootfs.Entry{Name: read.Entry.Name, Hard: true, Link: first}
+			break
+		}
+		r.links[e.Inode] = read.Entry.Name
 	}
-	return true, nil
+	if !r.yield(read) {
+		return errFound
+	}
+	return nil
 }
 
 // nameBelow is a name relative to what was named.

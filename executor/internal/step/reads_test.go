@@ -55,7 +55,7 @@ link to -> d/sub
 		op   plan.Op
 		want string
 	}{
-		{"context", plan.Copy{Paths: []string{"d", "a*"}, Dest: "/"}, `d: dir 0000 0:0 .
+		{"context", plan.Copy{Placing: plan.Placing{Dest: "/"}, Paths: []string{"d", "a*"}}, `d: dir 0000 0:0 .
 d/l: link 0:0 l -> sub
 d/s: file 0755 0:0 s
 d/sub: dir 0750 0:0 sub
@@ -64,12 +64,30 @@ d/sub/g: hard sub/g => sub/f
 a1: file 0644 0:0 a1
 a2: file 0644 0:0 a2
 `},
-		{"stage", plan.Copy{From: plan.Source{Stage: &stage}, Paths: []string{"to"}, Dest: "/", Chmod: "0600"}, `d/sub: dir 0000 0:0 .
+		{"stage", plan.Copy{Placing: plan.Placing{Dest: "/", Chmod: "0600"}, From: plan.Source{Stage: &stage}, Paths: []string{"to"}}, `d/sub: dir 0000 0:0 .
 d/sub/f: file 0600 5:6 f
 d/sub/g: hard g => f
 `},
-		{"add", plan.Add{Paths: []string{"a1", "nomatch*"}, Dest: "/"}, "a1: file 0644 0:0 a1\n"},
-		{"missing", plan.Copy{Paths: []string{"a1", "nope"}, Dest: "/"}, "error: nope is not in the build context\n"},
+		{"add", plan.Add{Placing: plan.Placing{Dest: "/"}, Paths: []string{"a1", "nomatch*"}}, "a1: file 0644 0:0 a1\n"},
+		{"left out", plan.Copy{Placing: plan.Placing{Dest: "/", Skip: []string{"sub/g", "l"}, Chmod: "go="}, Paths: []string{"d"}}, `d: dir 0000 0:0 .
+d/s: file 0700 0:0 s
+d/sub: dir 0700 0:0 sub
+d/sub/f: file 4700 0:0 sub/f
+`},
+		{"taken in again", plan.Copy{Placing: plan.Placing{Dest: "/", Skip: []string{"**", "!sub/f", "!nope"}}, Paths: []string{"d"}}, `d: dir 0000 0:0 .
+d/sub: dir 0750 0:0 sub
+d/sub/f: file 4711 0:0 sub/f
+`},
+		{"parents", plan.Copy{Placing: plan.Placing{Dest: "/"}, Paths: []string{"d/*/f", "sub/f"}, Parents: []string{".", "d"}}, `.: dir 0000 0:0 .
+d: dir 0700 0:0 d
+d/sub: dir 0750 0:0 d/sub
+d/sub/f: file 4711 0:0 d/sub/f
+d: dir 0000 0:0 .
+d/sub: dir 0750 0:0 sub
+d/sub/f: file 4711 0:0 sub/f
+`},
+		{"a heredoc alone", plan.Copy{Files: []plan.File{{Name: "x"}}}, ""},
+		{"missing", plan.Copy{Placing: plan.Placing{Dest: "/"}, Paths: []string{"a1", "nope"}}, "error: nope is not in the build context\n"},
 		{"no copy", plan.Workdir{Path: "/"}, "error: operation plan.Workdir copies nothing\n"},
 	} {
 		got := readsText(t, tree, c.op, Inputs{Ignore: ignore})
@@ -85,7 +103,7 @@ func TestReadsStop(t *testing.T) {
 	src := buildTree(t, "dir d\nfile d/a\nfile d/b\nfile e\n")
 	for stop := range 4 {
 		n := 0
-		for _, err := range Reads(src, plan.Copy{Paths: []string{"d", "e"}, Dest: "/"}, Inputs{}) {
+		for _, err := range Reads(src, plan.Copy{Placing: plan.Placing{Dest: "/"}, Paths: []string{"d", "e"}}, Inputs{}) {
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -125,5 +143,46 @@ func TestFilter(t *testing.T) {
 	}
 	if Filter(f, ignore) != f || Filter(src, nil) != rootfs.FS(src) {
 		t.Error("filtered twice")
+	}
+}
+
+// What is read is what is copied: everything that a copy makes in an empty root
+// was yielded by Reads.
+func TestReadsAreCopied(t *testing.T) {
+	const tree = "dir a\ndir a/b\nfile a/b/f \"f\"\nfile a/b/g.md\ndir a/c\nfile a/c/f\nfile a/h.md\nlink a/l -> h.md\n"
+	for _, op := range []plan.Copy{
+		{Paths: []string{"."}},
+		{Paths: []string{"a"}, Placing: plan.Placing{Skip: []string{"**/*.md"}}},
+		{Paths: []string{"."}, Placing: plan.Placing{Skip: []string{"**", "!a/b/f"}}},
+		{Paths: []string{"."}, Placing: plan.Placing{Skip: []string{"a", "!a/**/f"}}},
+		{Paths: []string{"**/f"}, Parents: []string{"."}},
+		{Paths: []string{"b"}, Parents: []string{"a"}},
+		{Paths: []string{"*"}, Parents: []string{"a"}, Placing: plan.Placing{Skip: []string{"b/f"}}},
+		{Paths: []string{"a/x*"}, Parents: []string{"."}},
+	} {
+		op.Dest = "/"
+		src, root := buildTree(t, tree), buildTree(t, "")
+		var read strings.Builder
+		for r, err := range Reads(src, op, Inputs{}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Entry.Name != "." {
+				fmt.Fprintln(&read, r.Entry.Name)
+			}
+		}
+		if err := Do(t.Context(), root, op, Inputs{Context: src}); err != nil {
+			t.Fatal(err)
+		}
+		var made strings.Builder
+		err := rootfs.Walk(root, ".", func(e rootfs.Entry) error {
+			if e.Name != "." {
+				fmt.Fprintln(&made, e.Name)
+			}
+			return nil
+		})
+		if err != nil || read.String() != made.String() {
+			t.Errorf("%v: read\n%smade\n%s%v", op, &read, &made, err)
+		}
 	}
 }

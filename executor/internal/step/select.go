@@ -13,26 +13,15 @@ import (
 
 // selected is a file or directory that a source word of COPY or ADD names.
 type selected struct {
-	name  string // in the source, every link resolved
-	base  string // last component of what was named: the name of the copy in a directory
-	entry rootfs.Entry
+	name   string // in the source, every link resolved
+	base   string // last component of what was named: the name of the copy in a directory
+	entry  rootfs.Entry
+	choose chooser // what of a directory is copied
 }
 
-// selectAll finds what the patterns name, in their order and by name within
-// one pattern. Named links are followed, those in a directory that is named are
-// not. A pattern with wildcards may name nothing; a name without must exist.
-func selectAll(src rootfs.FS, patterns []string, in Inputs) ([]selected, error) {
-	var out []selected
-	for _, p := range patterns {
-		found, err := selectOne(src, p, in)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, found...)
-	}
-	return out, nil
-}
-
+// selectOne finds what a pattern names, by name. Named links are followed,
+// those in a directory that is named are not. A pattern with wildcards may name
+// nothing; a name without must exist.
 func selectOne(src rootfs.FS, pattern string, in Inputs) ([]selected, error) {
 	fixed, wild := splitPattern(pattern)
 	s, err := follow(src, fixed)

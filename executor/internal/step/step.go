@@ -27,6 +27,14 @@ type Inputs struct {
 
 	// Fetch starts a download. The caller closes what it returns.
 	Fetch func(ctx context.Context, url string) (io.ReadCloser, URLInfo, error)
+	// Repo fetches a repository. The caller closes it.
+	Repo func(ctx context.Context, repo plan.Repo) (Repo, error)
+	// Spool is the directory for downloads that are looked at before they are
+	// used.
+	Spool string
+	// Wrote, if set, is told every name that an operation with Link puts into
+	// the root, parents first: exactly what its layer holds.
+	Wrote func(name string)
 	// Run is the sandbox. It gives the process the identity, HOME included,
 	// and returns once it and its children are gone.
 	Run func(ctx context.Context, op plan.Run, who Identity) error
@@ -35,6 +43,12 @@ type Inputs struct {
 	Now func() time.Time
 	// Note takes text for people on what is unusual and no error; nil drops it.
 	Note func(text string)
+}
+
+// Repo is a repository that was fetched.
+type Repo struct {
+	Files rootfs.FS
+	Close func() error
 }
 
 // URLInfo describes a download.

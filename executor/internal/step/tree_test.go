@@ -80,7 +80,7 @@ func parseEntry(t testing.TB, line string) (rootfs.Entry, string) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			e.Mode = e.Mode&^modeBits | *m
+			e.Mode = m.Apply(e.Mode)
 		} else if a, b, ok := pair(word); ok {
 			if e.Mode&fs.ModeDevice != 0 {
 				e.Major, e.Minor = uint32(a), uint32(b)
