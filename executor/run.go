@@ -88,6 +88,9 @@ func (s *session) fetch(ctx context.Context) (*source.Context, error) {
 		src, err = source.Fetch(ctx, s.c.context, opt)
 		return err
 	})
+	if err == nil && src.Revision.Version != "" {
+		s.note("context is %s, sha256:%s", src.Revision.Version, src.Revision.SHA256)
+	}
 	return src, err
 }
 

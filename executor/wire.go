@@ -114,7 +114,7 @@ func (s *session) sourceOptions(dir string) (source.Options, error) {
 		TempDir: dir, SubPath: s.c.subPath, Stdin: s.p.stdin, UserAgent: userAgent(),
 		GitPullMethod: s.env("GIT_PULL_METHOD"), GitToken: s.env("GIT_TOKEN"),
 		GitUsername: s.env("GIT_USERNAME"), GitPassword: s.env("GIT_PASSWORD"),
-		Proxy: http.ProxyFromEnvironment, Log: s.log,
+		Env: s.env, Now: s.p.now, Proxy: http.ProxyFromEnvironment, Log: s.log,
 	}
 	for _, kv := range s.c.git {
 		k, v, ok := strings.Cut(kv, "=")
