@@ -45,15 +45,28 @@ type config struct {
 	progress, verbosity   string
 	logFormat             string
 	compressedCaching     bool
+
+	annotations                            []string
+	compression                            string
+	compressionLevel                       int
+	imageFormat                            string
+	noPushCache, reproducible              bool
+	ignoreVarRun, skipUnused, useNewRun    bool
+	cleanup, preserveContext, logTimestamp bool
+	extractRetry                           int
+	kanikoDir, bucket                      string
 }
 
 const usage = `executor builds a container image from a Dockerfile and a context, and pushes it.
 
 Usage:
   executor --context DIR|URL --destination REF [flags]
+  executor push FILE|DIR --destination REF [flags]
+  executor login REGISTRY --username U --password-stdin
   executor version
 
-Contexts: a directory, dir://, tar:// (tar://stdin), git://host/repo.git[#ref], https://….
+Contexts: a directory, dir://, tar:// (tar://stdin), git://host/repo.git[#ref],
+https://…, gs://bucket/object, s3://bucket/key, https://account.blob.core.windows.net/….
 Exit status: 0 on success, that of the RUN that failed, and 1 otherwise.
 
 Flags:
@@ -69,18 +82,20 @@ func newFlags(c *config, out io.Writer) *pflag.FlagSet {
 	outputFlags(f, c)
 	registryFlags(f, c)
 	buildFlags(f, c)
+	kanikoFlags(f, c)
+	f.SetNormalizeFunc(spelling)
 	return f
 }
 
 func inputFlags(f *pflag.FlagSet, c *config) {
 	f.StringVarP(&c.context, "context", "c", "/workspace/", "build `context`: a directory or a URL")
 	f.StringVar(&c.subPath, "context-sub-path", "", "`directory` of the context that is the context")
-	f.StringVarP(&c.dockerfile, "dockerfile", "f", "Dockerfile", "`path` of the Dockerfile, in the working directory or the context")
+	f.StringVarP(&c.dockerfile, "dockerfile", "f", "Dockerfile", "`path` of the Dockerfile, in the working directory or the context, or its URL")
 	f.StringArrayVar(&c.buildArgs, "build-arg", nil, "`name=value` of a build argument, or a name whose value is in the environment; repeatable")
 	f.StringVar(&c.target, "target", "", "`stage` to build; the last by default")
 	f.StringArrayVar(&c.labels, "label", nil, "`name=value` of a label of the image; repeatable")
 	f.StringVar(&c.platform, "custom-platform", "", "`os/arch[/variant]` to build for; this machine's by default")
-	f.StringArrayVar(&c.git, "git", nil, "`key=value` for a git context: branch, recurse-submodules, insecure-skip-tls; repeatable")
+	f.StringArrayVar(&c.git, "git", nil, "`key=value` for a git context: branch, single-branch, depth, recurse-submodules, insecure-skip-tls; repeatable")
 }
 
 func outputFlags(f *pflag.FlagSet, c *config) {
@@ -123,7 +138,7 @@ func registryFlags(f *pflag.FlagSet, c *config) {
 func buildFlags(f *pflag.FlagSet, c *config) {
 	f.StringVar(&c.isolation, "isolation", "auto", "`mode`: overlay, inplace, or auto for overlay where it can be had")
 	f.StringVar(&c.workDir, "work-dir", "", "`directory` for everything a build keeps on disk; a new one by default")
-	f.StringArrayVar(&c.ignorePaths, "ignore-path", nil, "`path` that an in-place build leaves alone; repeatable")
+	f.StringArrayVar(&c.ignorePaths, "ignore-path", nil, "`path` that is in no layer and that an in-place build leaves alone; repeatable")
 	f.StringVar(&c.snapshotMode, "snapshot-mode", "full", "full, redo or time, for kaniko's sake: all find every change")
 	f.BoolVar(&c.singleSnapshot, "single-snapshot", false, "make one layer of the last stage")
 	f.BoolVar(&c.force, "force", false, "build in place outside of a container too: this replaces the machine's files")
@@ -164,6 +179,9 @@ func (c *config) check() error {
 	}
 	if c.cache && c.cacheRepo == "" && len(c.destinations) == 0 {
 		return errors.New("if using cache with --no-push, specify cache repo with --cache-repo")
+	}
+	if err := c.checkForm(); err != nil {
+		return err
 	}
 	switch c.snapshotMode {
 	case "full", "redo", "time":

@@ -38,7 +38,8 @@ func TestMain(m *testing.M) {
 
 // The scripts in testdata/script say what the program promises. They run the
 // program itself, with a registry at $REGISTRY that has a base image with a
-// shell, base, and a sink for events at $SINK.
+// shell, base, a sink for events at $SINK, and the files of the script in files at
+// $FILES.
 func TestScripts(t *testing.T) {
 	if os.Geteuid() != 0 {
 		if os.Getenv("KILN_REQUIRE_SERVERS") != "" {
@@ -68,6 +69,9 @@ func setup(env *testscript.Env) error {
 	env.Defer(events.Close)
 	env.Setenv("REGISTRY", host)
 	env.Setenv("SINK", events.URL)
+	files := httptest.NewServer(http.FileServer(http.Dir(filepath.Join(env.WorkDir, "files"))))
+	env.Defer(files.Close)
+	env.Setenv("FILES", files.URL)
 	env.Setenv("HOME", env.WorkDir)
 	return pushBase(host)
 }
@@ -169,11 +173,11 @@ func rootFS(img v1.Image) v1.RootFS {
 	return cf.RootFS
 }
 
-// showImage prints what an image holds: image REF config|history|digest|layers.
+// showImage prints what an image holds: image REF manifest|config|history|digest|layers.
 // REF may be repository@<FILE for the digest in a file.
 func showImage(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 2 {
-		ts.Fatalf("usage: image REF config|history|digest|layers")
+		ts.Fatalf("usage: image REF manifest|config|history|digest|layers")
 	}
 	where := args[0]
 	if repo, file, ok := strings.Cut(where, "@<"); ok { // the digest is in a file
@@ -195,6 +199,10 @@ func showImage(ts *testscript.TestScript, neg bool, args []string) {
 		d, err := img.Digest()
 		ts.Check(err)
 		fmt.Fprint(&b, d)
+	case "manifest":
+		raw, err := img.RawManifest()
+		ts.Check(err)
+		b.Write(raw)
 	case "config":
 		raw, err := img.RawConfigFile()
 		ts.Check(err)

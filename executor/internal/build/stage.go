@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -13,6 +14,7 @@ import (
 	"github.com/kilnhook/kiln/executor/internal/plan"
 	"github.com/kilnhook/kiln/executor/internal/progress"
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
+	"github.com/kilnhook/kiln/executor/internal/snapshot"
 	"github.com/kilnhook/kiln/executor/internal/workspace"
 )
 
@@ -50,7 +52,7 @@ func (b *builder) begin(ctx context.Context, i int) (*stage, error) {
 		s.done = append(s.done, s.parent.done...)
 		return s, nil
 	}
-	s.key = cache.NewKey([]byte("stage"), []byte(p.Base.Digest.String()), []byte(p.Platform.String()))
+	s.key = cache.NewKey([]byte("stage"), []byte(p.Base.Digest.String()), []byte(p.Platform.String()), s.layerForm())
 	if p.Base.Digest == (v1.Hash{}) {
 		return s, nil
 	}
@@ -211,14 +213,14 @@ func (s *stage) commit(ctx context.Context, tell *teller, op plan.Op, d *done) e
 		return err
 	}
 	s.owed = false
-	blob, err := layer.NewBlob(s.Spool)
+	blob, err := layer.NewBlob(s.Spool, s.Compression)
 	if err != nil {
 		return err
 	}
 	d.layer = blob
 	fill := func() error {
 		defer c.Release()
-		return blob.Fill(ctx, c.FS, c.Changes, layer.WriteOptions{Learn: c.Learn, Clamp: s.Epoch})
+		return blob.Fill(ctx, c.FS, s.included(c.Changes), layer.WriteOptions{Learn: c.Learn, Clamp: s.Epoch})
 	}
 	s.upload(ctx, blob)
 	if !c.Stable || s.Cache != nil && unforeseen(op) {
@@ -238,6 +240,14 @@ func (s *stage) commit(ctx context.Context, tell *teller, op plan.Op, d *done) e
 		return s.store(ctx, key, op, blob)
 	})
 	return nil
+}
+
+// included leaves out the changes that belong in no layer.
+func (s *stage) included(changes []snapshot.Change) []snapshot.Change {
+	if s.Exclude == nil {
+		return changes
+	}
+	return slices.DeleteFunc(slices.Clone(changes), func(c snapshot.Change) bool { return s.Exclude(c.Name) })
 }
 
 // finish ends a stage: what later stages copy from it is kept.

@@ -178,7 +178,7 @@ func TestCommitsAreTheSameInBothKinds(t *testing.T) {
 		if want := "-etc/passwd usr/b usr/new"; got != want {
 			t.Errorf("changed: %q, want %q", got, want)
 		}
-		blob, err := layer.NewBlob(t.TempDir())
+		blob, err := layer.NewBlob(t.TempDir(), layer.Compression{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -217,7 +217,7 @@ func TestStagesOnStages(t *testing.T) {
 			t.Fatal(err)
 		}
 		c, _ := commit(t, first)
-		blob, err := layer.NewBlob(t.TempDir())
+		blob, err := layer.NewBlob(t.TempDir(), layer.Compression{})
 		if err != nil {
 			t.Fatal(err)
 		}
