@@ -113,20 +113,34 @@ func outputFlags(f *pflag.FlagSet, c *config) {
 
 func registryFlags(f *pflag.FlagSet, c *config) {
 	f.BoolVar(&c.skipPushCheck, "skip-push-permission-check", false, "do not check before the build that the destination may be pushed to")
+	connectionFlags(f, c)
+	pullFlags(f, c)
+	cacheFlags(f, c)
+}
+
+// connectionFlags say how registries are pushed to.
+func connectionFlags(f *pflag.FlagSet, c *config) {
 	f.BoolVar(&c.ignoreImmutable, "push-ignore-immutable-tag-errors", false, "take it for a success that a tag may not be moved")
 	f.BoolVar(&c.insecure, "insecure", false, "push by plain HTTP")
-	f.BoolVar(&c.insecurePull, "insecure-pull", false, "pull by plain HTTP")
 	f.StringArrayVar(&c.insecureHosts, "insecure-registry", nil, "`host` to speak plain HTTP to; repeatable")
 	f.BoolVar(&c.skipTLS, "skip-tls-verify", false, "do not verify certificates")
-	f.BoolVar(&c.skipTLSPull, "skip-tls-verify-pull", false, "do not verify certificates when pulling")
 	f.StringArrayVar(&c.skipTLSHosts, "skip-tls-verify-registry", nil, "`host` whose certificate is not verified; repeatable")
 	f.StringToStringVar(&c.certificates, "registry-certificate", nil, "`host=file` of a CA certificate; repeatable")
 	f.Var(keyValue{&c.clientCertificates}, "registry-client-cert", "`host=cert,key` files of a client certificate; repeatable")
+	f.IntVar(&c.pushRetry, "push-retry", 0, "how often a failed push is tried again")
+}
+
+// pullFlags say where base images come from.
+func pullFlags(f *pflag.FlagSet, c *config) {
+	f.BoolVar(&c.insecurePull, "insecure-pull", false, "pull by plain HTTP")
+	f.BoolVar(&c.skipTLSPull, "skip-tls-verify-pull", false, "do not verify certificates when pulling")
 	f.StringArrayVar(&c.registryMaps, "registry-map", nil, "`host=other[;host2=other2]`: pull from other first; repeatable")
 	f.StringArrayVar(&c.mirrors, "registry-mirror", nil, "`host` to pull Docker Hub's images from first; repeatable")
 	f.BoolVar(&c.skipFallback, "skip-default-registry-fallback", false, "fail if no mirror has the image")
-	f.IntVar(&c.pushRetry, "push-retry", 0, "how often a failed push is tried again")
 	f.IntVar(&c.downloadRetry, "image-download-retry", 0, "how often a failed pull is tried again")
+}
+
+func cacheFlags(f *pflag.FlagSet, c *config) {
 	f.BoolVar(&c.cache, "cache", false, "look for steps in the cache and store them there")
 	f.StringVar(&c.cacheRepo, "cache-repo", "", "`repository` of the cache, or oci:DIR; <destination>/cache by default")
 	f.DurationVar(&c.cacheTTL, "cache-ttl", 14*24*time.Hour, "age at which a cached step is forgotten")

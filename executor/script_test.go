@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 // The scripts in testdata/script say what the program promises. They run the
 // program itself, with a registry at $REGISTRY that has a base image with a
 // shell, base, a sink for events at $SINK, and the files of the script in files at
-// $FILES.
+// $FILES, and the registry behind a password at $PRIVATE.
 func TestScripts(t *testing.T) {
 	if os.Geteuid() != 0 {
 		if os.Getenv("KILN_REQUIRE_SERVERS") != "" {
@@ -72,6 +72,9 @@ func setup(env *testscript.Env) error {
 	files := httptest.NewServer(http.FileServer(http.Dir(filepath.Join(env.WorkDir, "files"))))
 	env.Defer(files.Close)
 	env.Setenv("FILES", files.URL)
+	private := httptest.NewServer(guarded(faults))
+	env.Defer(private.Close)
+	env.Setenv("PRIVATE", strings.TrimPrefix(private.URL, "http://"))
 	env.Setenv("HOME", env.WorkDir)
 	return pushBase(host)
 }
@@ -85,6 +88,18 @@ func (f *faulty) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	f.next.ServeHTTP(w, r)
+}
+
+// guarded lets in ann, whose password is sesame.
+func guarded(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, ok := r.BasicAuth(); !ok || user != "ann" || password != "sesame" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
+			http.Error(w, `{"errors":[{"code":"UNAUTHORIZED"}]}`, http.StatusUnauthorized)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // sink writes the events it gets to a file, headers first.
