@@ -64,3 +64,22 @@ func TestReadRefuses(t *testing.T) {
 		}
 	}
 }
+
+// FuzzRead finds panics and escapes of the reader of archives.
+func FuzzRead(f *testing.F) {
+	f.Add([]byte("x"))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "a.tar"), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		temp := filepath.Join(dir, "temp")
+		if err := os.Mkdir(temp, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = Read(filepath.Join(dir, "a.tar"), temp)
+		if left, _ := os.ReadDir(dir); len(left) != 2 {
+			t.Errorf("written outside: %v", left)
+		}
+	})
+}
