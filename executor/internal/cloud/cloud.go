@@ -19,13 +19,13 @@ import (
 	"github.com/kilnhook/kiln/executor/internal/transport"
 )
 
-// Options of a look-up.
+// Options of a look-up. Now is required.
 type Options struct {
 	// Env returns an environment variable or "". nil is an empty environment.
 	Env func(name string) string
 	// Transport reaches token services on the internet; nil: a new one.
 	Transport http.RoundTripper
-	// Now is the clock; nil: the system's.
+	// Now is the clock that signs and judges what has expired.
 	Now func() time.Time
 	// Wait is the wait before a token service is asked again; 0: 500 ms.
 	Wait time.Duration
@@ -41,9 +41,6 @@ type service struct {
 func newService(opt Options) *service {
 	if opt.Env == nil {
 		opt.Env = func(string) string { return "" }
-	}
-	if opt.Now == nil {
-		opt.Now = time.Now
 	}
 	if opt.Wait == 0 {
 		opt.Wait = 500 * time.Millisecond

@@ -33,7 +33,7 @@ func options(t *testing.T, env map[string]string, files map[string]string) Optio
 			t.Fatal(err)
 		}
 	}
-	return Options{Wait: time.Millisecond, Env: func(name string) string {
+	return Options{Now: time.Now, Wait: time.Millisecond, Env: func(name string) string {
 		if name == "HOME" {
 			return home
 		}

@@ -27,7 +27,7 @@ import (
 // bucketOptions are those of a user with the environment env and nothing else.
 func bucketOptions(t *testing.T, env map[string]string) Options {
 	t.Helper()
-	return Options{TempDir: t.TempDir(), RetryWait: time.Millisecond, Retries: 3, Env: func(name string) string {
+	return Options{Now: time.Now, TempDir: t.TempDir(), RetryWait: time.Millisecond, Retries: 3, Env: func(name string) string {
 		if name == "HOME" {
 			return "/nonexistent"
 		}

@@ -114,6 +114,9 @@ type store interface {
 // fromStore downloads an object. Redirects are not followed: the signature is
 // for one host.
 func fromStore(ctx context.Context, u *url.URL, s store, opt *Options) (*Context, error) {
+	if opt.Now == nil {
+		return nil, errors.New("there is no clock to sign requests by")
+	}
 	client := newClient(opt, false)
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return (&downloader{client: client, url: u, opt: opt, store: s}).fetch(ctx)
@@ -130,7 +133,7 @@ type downloader struct {
 }
 
 func (d *downloader) fetch(ctx context.Context) (*Context, error) {
-	resp, err := d.start(ctx)
+	resp, err := d.start(ctx) //nolint:bodyclose // the reader closes it
 	if err != nil {
 		return nil, err
 	}

@@ -68,7 +68,7 @@ type Options struct {
 	// RetryWait is the wait before the first retry, doubled for each further
 	// one; 0: 1 s.
 	RetryWait time.Duration
-	// Now is the clock that requests are signed by; nil: the system's.
+	// Now is the clock that requests are signed by. Contexts in buckets need it.
 	Now func() time.Time
 	// Log takes warnings; nil: none.
 	Log *slog.Logger
@@ -89,9 +89,6 @@ func (o *Options) applyDefaults() {
 	}
 	if o.Env == nil {
 		o.Env = func(string) string { return "" }
-	}
-	if o.Now == nil {
-		o.Now = time.Now
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
