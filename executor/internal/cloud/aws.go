@@ -137,7 +137,7 @@ func (a *AWS) assumeRole(ctx context.Context, role, session, file string) (*AWSK
 	}
 	var out struct {
 		Credentials struct {
-			AccessKeyId, SecretAccessKey, SessionToken string //nolint:staticcheck // as STS spells it
+			AccessKeyId, SecretAccessKey, SessionToken string // as STS spells it
 			Expiration                                 time.Time
 		} `xml:"AssumeRoleWithWebIdentityResult>Credentials"`
 	}
@@ -158,7 +158,7 @@ func AWSDomain(region string) string {
 
 // keyAnswer is how ECS, EKS and the instance's metadata service tell a key.
 type keyAnswer struct {
-	AccessKeyId, SecretAccessKey, Token string //nolint:staticcheck // as AWS spells it
+	AccessKeyId, SecretAccessKey, Token string // as AWS spells it
 	Expiration                          time.Time
 }
 
