@@ -47,8 +47,17 @@ type config struct {
 	logFormat             string
 	compressedCaching     bool
 
-	secrets, sshAgents []string
-	cacheMountDir      string
+	secrets, sshAgents                     []string
+	cacheMountDir                          string
+	annotations                            []string
+	compression                            string
+	compressionLevel                       int
+	imageFormat                            string
+	noPushCache, reproducible              bool
+	ignoreVarRun, skipUnused, useNewRun    bool
+	cleanup, preserveContext, logTimestamp bool
+	extractRetry                           int
+	kanikoDir, bucket                      string
 }
 
 const usage = `executor builds a container image from a Dockerfile and a context, and pushes it.
@@ -56,9 +65,12 @@ const usage = `executor builds a container image from a Dockerfile and a context
 Usage:
   executor --context DIR|URL --destination REF [flags]
   executor --check --context DIR|URL [flags]
+  executor push FILE|DIR --destination REF [flags]
+  executor login REGISTRY --username U --password-stdin
   executor version
 
-Contexts: a directory, dir://, tar:// (tar://stdin), git://host/repo.git[#ref], https://….
+Contexts: a directory, dir://, tar:// (tar://stdin), git://host/repo.git[#ref],
+https://…, gs://bucket/object, s3://bucket/key, https://account.blob.core.windows.net/….
 Exit status: 0 on success, that of the RUN that failed, and 1 otherwise.
 
 Flags:
@@ -74,19 +86,21 @@ func newFlags(c *config, out io.Writer) *pflag.FlagSet {
 	outputFlags(f, c)
 	registryFlags(f, c)
 	buildFlags(f, c)
+	kanikoFlags(f, c)
+	f.SetNormalizeFunc(spelling)
 	return f
 }
 
 func inputFlags(f *pflag.FlagSet, c *config) {
 	f.StringVarP(&c.context, "context", "c", "/workspace/", "build `context`: a directory or a URL")
 	f.StringVar(&c.subPath, "context-sub-path", "", "`directory` of the context that is the context")
-	f.StringVarP(&c.dockerfile, "dockerfile", "f", "Dockerfile", "`path` of the Dockerfile, in the working directory or the context")
+	f.StringVarP(&c.dockerfile, "dockerfile", "f", "Dockerfile", "`path` of the Dockerfile, in the working directory or the context, or its URL")
 	f.StringArrayVar(&c.buildArgs, "build-arg", nil, "`name=value` of a build argument, or a name whose value is in the environment; repeatable")
 	f.StringArrayVar(&c.buildContexts, "build-context", nil, "`name=where` of a further context for FROM and --from: a directory, docker-image://ref, oci-layout://dir, a git or archive URL; repeatable")
 	f.StringVar(&c.target, "target", "", "`stage` to build; the last by default")
 	f.StringArrayVar(&c.labels, "label", nil, "`name=value` of a label of the image; repeatable")
 	f.StringVar(&c.platform, "custom-platform", "", "`os/arch[/variant]` to build for; this machine's by default")
-	f.StringArrayVar(&c.git, "git", nil, "`key=value` for a git context: branch, recurse-submodules, insecure-skip-tls; repeatable")
+	f.StringArrayVar(&c.git, "git", nil, "`key=value` for a git context: branch, single-branch, depth, recurse-submodules, insecure-skip-tls; repeatable")
 }
 
 func outputFlags(f *pflag.FlagSet, c *config) {
@@ -104,20 +118,34 @@ func outputFlags(f *pflag.FlagSet, c *config) {
 
 func registryFlags(f *pflag.FlagSet, c *config) {
 	f.BoolVar(&c.skipPushCheck, "skip-push-permission-check", false, "do not check before the build that the destination may be pushed to")
+	connectionFlags(f, c)
+	pullFlags(f, c)
+	cacheFlags(f, c)
+}
+
+// connectionFlags say how registries are pushed to.
+func connectionFlags(f *pflag.FlagSet, c *config) {
 	f.BoolVar(&c.ignoreImmutable, "push-ignore-immutable-tag-errors", false, "take it for a success that a tag may not be moved")
 	f.BoolVar(&c.insecure, "insecure", false, "push by plain HTTP")
-	f.BoolVar(&c.insecurePull, "insecure-pull", false, "pull by plain HTTP")
 	f.StringArrayVar(&c.insecureHosts, "insecure-registry", nil, "`host` to speak plain HTTP to; repeatable")
 	f.BoolVar(&c.skipTLS, "skip-tls-verify", false, "do not verify certificates")
-	f.BoolVar(&c.skipTLSPull, "skip-tls-verify-pull", false, "do not verify certificates when pulling")
 	f.StringArrayVar(&c.skipTLSHosts, "skip-tls-verify-registry", nil, "`host` whose certificate is not verified; repeatable")
 	f.StringToStringVar(&c.certificates, "registry-certificate", nil, "`host=file` of a CA certificate; repeatable")
 	f.Var(keyValue{&c.clientCertificates}, "registry-client-cert", "`host=cert,key` files of a client certificate; repeatable")
+	f.IntVar(&c.pushRetry, "push-retry", 0, "how often a failed push is tried again")
+}
+
+// pullFlags say where base images come from.
+func pullFlags(f *pflag.FlagSet, c *config) {
+	f.BoolVar(&c.insecurePull, "insecure-pull", false, "pull by plain HTTP")
+	f.BoolVar(&c.skipTLSPull, "skip-tls-verify-pull", false, "do not verify certificates when pulling")
 	f.StringArrayVar(&c.registryMaps, "registry-map", nil, "`host=other[;host2=other2]`: pull from other first; repeatable")
 	f.StringArrayVar(&c.mirrors, "registry-mirror", nil, "`host` to pull Docker Hub's images from first; repeatable")
 	f.BoolVar(&c.skipFallback, "skip-default-registry-fallback", false, "fail if no mirror has the image")
-	f.IntVar(&c.pushRetry, "push-retry", 0, "how often a failed push is tried again")
 	f.IntVar(&c.downloadRetry, "image-download-retry", 0, "how often a failed pull is tried again")
+}
+
+func cacheFlags(f *pflag.FlagSet, c *config) {
 	f.BoolVar(&c.cache, "cache", false, "look for steps in the cache and store them there")
 	f.StringVar(&c.cacheRepo, "cache-repo", "", "`repository` of the cache, or oci:DIR; <destination>/cache by default")
 	f.DurationVar(&c.cacheTTL, "cache-ttl", 14*24*time.Hour, "age at which a cached step is forgotten")
@@ -129,7 +157,7 @@ func registryFlags(f *pflag.FlagSet, c *config) {
 func buildFlags(f *pflag.FlagSet, c *config) {
 	f.StringVar(&c.isolation, "isolation", "auto", "`mode`: overlay, inplace, or auto for overlay where it can be had")
 	f.StringVar(&c.workDir, "work-dir", "", "`directory` for everything a build keeps on disk; a new one by default")
-	f.StringArrayVar(&c.ignorePaths, "ignore-path", nil, "`path` that an in-place build leaves alone; repeatable")
+	f.StringArrayVar(&c.ignorePaths, "ignore-path", nil, "`path` that is in no layer and that an in-place build leaves alone; repeatable")
 	f.StringArrayVar(&c.secrets, "secret", nil, "`id=name[,src=file|,env=variable]` of a secret for RUN --mount=type=secret; repeatable")
 	f.StringArrayVar(&c.sshAgents, "ssh", nil, "`id[=socket]` of an ssh agent for RUN --mount=type=ssh, default for the one at $SSH_AUTH_SOCK; repeatable")
 	f.StringVar(&c.cacheMountDir, "cache-mount-dir", "", "`directory` that keeps what RUN --mount=type=cache mounts; without it a cache lasts as long as the build")
@@ -174,6 +202,9 @@ func (c *config) check() error {
 	}
 	if c.cache && !c.checkOnly && c.cacheRepo == "" && len(c.destinations) == 0 {
 		return errors.New("if using cache with --no-push, specify cache repo with --cache-repo")
+	}
+	if err := c.checkForm(); err != nil {
+		return err
 	}
 	switch c.snapshotMode {
 	case "full", "redo", "time":

@@ -52,19 +52,26 @@ func isolate(ctx context.Context, c *config, p process, workDir string) (isolati
 		}
 		why = err.Error()
 	}
+	if c.preserveContext {
+		return isolation{}, errors.New("--preserve-context: building in place would replace the container's files" + because(why))
+	}
 	if !c.force && !inContainer(p.lookup) {
 		return isolation{}, inPlaceRefused(why)
 	}
 	return isolation{mode: sandbox.InPlace, why: why}, errors.Join(sandbox.Undumpable(), sandbox.BecomeSubreaper())
 }
 
+func because(why string) string {
+	if why == "" {
+		return ""
+	}
+	return " (" + why + ")"
+}
+
 func inPlaceRefused(why string) error {
 	err := errors.New("building in place should only be done inside of a container: it replaces the files of its root; " +
 		"run with the --force flag if you are sure you want to continue")
-	if why != "" {
-		err = fmt.Errorf("%w (%s)", err, why)
-	}
-	return err
+	return fmt.Errorf("%w%s", err, because(why))
 }
 
 // inContainer tells whether this looks like a container, by the marks that
@@ -94,8 +101,8 @@ func inContainer(lookup func(string) (string, bool)) bool {
 	return false
 }
 
-// kanikoDir is where kaniko's image has its files.
-const kanikoDir = "/kaniko"
+// defaultKanikoDir is where kaniko's image has its files.
+const defaultKanikoDir = "/kaniko"
 
 // newWorkDir makes the directory that holds everything a build keeps on disk:
 // below --work-dir, or /kaniko where there is one, or the first place that is
@@ -111,9 +118,9 @@ func newWorkDir(c *config, lookup func(string) (string, bool)) (string, error) {
 		}
 		return os.MkdirTemp(abs, "build-*")
 	}
-	places := []string{kanikoDir, "/var/tmp", os.TempDir()}
+	places := []string{c.kanikoDir, "/var/tmp", os.TempDir()}
 	if dir, ok := lookup("TMPDIR"); ok && dir != "" {
-		places = append([]string{kanikoDir, dir}, places[1:]...)
+		places = append([]string{c.kanikoDir, dir}, places[1:]...)
 	}
 	var errs []error
 	for i, place := range places {
@@ -135,6 +142,9 @@ func newWorkDir(c *config, lookup func(string) (string, bool)) (string, error) {
 type workspaceFor struct {
 	build.Workspace
 	close func() error
+	// cleanup empties the container once the image is where it should be;
+	// nil if there is nothing to do.
+	cleanup func() error
 }
 
 // newWorkspace makes the workspace of an isolation mode. What is at the paths in
@@ -145,12 +155,24 @@ func newWorkspace(c *config, iso isolation, dir string, own []string, r workspac
 		if err != nil {
 			return ws, err
 		}
-		return workspaceFor{o, o.Close}, nil
+		return workspaceFor{Workspace: o, close: o.Close}, nil
 	}
-	leave := slices.Concat([]string{kanikoDir}, own, c.ignorePaths)
+	leave := slices.Concat([]string{c.kanikoDir}, own, c.ignored())
+	for _, out := range []string{c.tarPath, c.layoutPath} {
+		if abs, err := filepath.Abs(out); err == nil && out != "" {
+			leave = append(leave, abs)
+		}
+	}
 	if exe, err := os.Executable(); err == nil {
 		leave = append(leave, exe)
 	}
 	w, err := workspace.NewInPlace("/", dir, leave, r)
-	return workspaceFor{w, func() error { return nil }}, err
+	if err != nil {
+		return ws, err
+	}
+	ws = workspaceFor{Workspace: w, close: func() error { return nil }}
+	if c.cleanup {
+		ws.cleanup = w.Clear
+	}
+	return ws, nil
 }

@@ -45,9 +45,10 @@ func run() int {
 		args: os.Args, env: os.Environ(), lookup: os.LookupEnv,
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, now: time.Now,
 	}
-	if len(p.args) > 1 && p.args[1] == "version" {
-		fmt.Fprintln(p.stdout, "kiln executor", version)
-		return 0
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if status, acted := command(ctx, p); acted {
+		return status
 	}
 	var c config
 	flags := newFlags(&c, p.stderr)
@@ -68,7 +69,5 @@ func run() int {
 		fmt.Fprintln(p.stderr, "error:", err)
 		return 1
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
 	return execute(ctx, &c, p)
 }

@@ -130,9 +130,14 @@ func (s *session) writeFiles() error {
 			return fmt.Errorf("write digest file: %w", err)
 		}
 	}
-	var names, tagged bytes.Buffer
+	var names, tagged, built bytes.Buffer
 	for _, d := range s.c.destinations {
 		repo, tag := splitDestination(d)
+		line, err := json.Marshal(builderOutput{Name: repo + ":" + tag, Digest: s.res.Digest})
+		if err != nil {
+			return err
+		}
+		built.Write(append(line, '\n'))
 		fmt.Fprintf(&names, "%s@%s\n", repo, s.res.Digest)
 		fmt.Fprintf(&tagged, "%s:%s@%s\n", repo, tag, s.res.Digest)
 	}
@@ -144,7 +149,18 @@ func (s *session) writeFiles() error {
 			return fmt.Errorf("write image name file: %w", err)
 		}
 	}
+	if dir := s.env("BUILDER_OUTPUT"); dir != "" && !s.c.noPush {
+		if err := writeFile(filepath.Join(dir, "images"), built.Bytes()); err != nil {
+			return fmt.Errorf("write to BUILDER_OUTPUT: %w", err)
+		}
+	}
 	return nil
+}
+
+// builderOutput is a line of the file "images" that Google Cloud Build reads.
+type builderOutput struct {
+	Name   string `json:"name"`
+	Digest string `json:"digest"`
 }
 
 // splitDestination splits a reference into repository and tag.

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/stream"
@@ -92,12 +92,15 @@ func (s *session) fetch(ctx context.Context) (*source.Context, error) {
 		src, err = source.Fetch(ctx, s.c.context, opt)
 		return err
 	})
+	if err == nil && src.Revision.Version != "" {
+		s.note("context is %s, sha256:%s", src.Revision.Version, src.Revision.SHA256)
+	}
 	return src, err
 }
 
 // plan reads the Dockerfile and plans the build.
 func (s *session) plan(ctx context.Context, src *source.Context, images *images) (*plan.Plan, *dockerfile.Ignore, error) {
-	name, content, err := s.readDockerfile(src.Dir)
+	name, content, err := s.readDockerfile(ctx, src.Dir)
 	if err != nil {
 		return nil, nil, fault(events.ClassBuild, err)
 	}
@@ -154,45 +157,6 @@ func basesOf(p *plan.Plan) []events.BaseInfo {
 	return out
 }
 
-// readDockerfile looks for the Dockerfile in the working directory first, as
-// kaniko does, and then in the context.
-func (s *session) readDockerfile(contextDir string) (name string, content []byte, err error) {
-	name = filepath.Base(s.c.dockerfile)
-	if content, err = readLimited(s.c.dockerfile); err == nil || filepath.IsAbs(s.c.dockerfile) {
-		return name, content, err
-	}
-	dir, err := os.OpenRoot(contextDir)
-	if err != nil {
-		return name, nil, fmt.Errorf("open context: %w", err)
-	}
-	defer dir.Close()
-	f, err := dir.Open(filepath.Clean(s.c.dockerfile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return name, nil, fmt.Errorf("there is no %s, neither in the working directory nor in the context: set --dockerfile", s.c.dockerfile)
-	}
-	if err != nil {
-		return name, nil, fmt.Errorf("open Dockerfile: %w", err)
-	}
-	defer f.Close()
-	content, err = readAll(f)
-	return name, content, err
-}
-
-// readIgnore reads <Dockerfile>.dockerignore, or else .dockerignore.
-func (s *session) readIgnore(contextDir, dockerfileName string) (*dockerfile.Ignore, error) {
-	inContext := filepath.Clean(s.c.dockerfile)
-	if filepath.IsAbs(inContext) {
-		inContext = dockerfileName
-	}
-	for _, name := range dockerfile.IgnoreNames(inContext) {
-		ignore, err := readIgnoreFile(contextDir, name)
-		if !errors.Is(err, fs.ErrNotExist) {
-			return ignore, err
-		}
-	}
-	return nil, nil
-}
-
 // carryOut builds the plan, pushing layers as they come.
 func (s *session) carryOut(ctx context.Context, src *source.Context, p *plan.Plan, ignore *dockerfile.Ignore, imgs *images, client *registry.Client, push *registry.Push) (build.Result, error) {
 	for _, dir := range []string{"root", "layers"} {
@@ -214,19 +178,20 @@ func (s *session) carryOut(ctx context.Context, src *source.Context, p *plan.Pla
 		Bytes: func(name string, done, total int64) {
 			s.sink.Send(progress.Event{Time: s.p.now(), Kind: progress.KindBytes, Name: name, Phase: progress.PhaseExtract, Current: done, Total: total})
 		},
-		Note: func(text string) { s.note("%s", text) },
+		Note: func(text string) { s.note("%s", text) }, Retries: s.c.extractRetry,
 	})
 	if err != nil {
 		return build.Result{}, err
 	}
+	s.cleanup = ws.cleanup
 	opt := build.Options{
 		Workspace: ws, Context: files, Ignore: ignore, Contexts: named.files, Image: imgs.byDigest,
 		Spool: filepath.Join(s.workDir, "layers"), Fetch: s.fetchURL, Repo: s.fetchRepo,
 		CacheCopies: s.c.cacheCopies, NoCacheRuns: !s.c.cacheRuns, SingleLayer: s.c.singleSnapshot,
 		Progress: s.sink, Now: s.p.now, Mounts: s.given,
 	}
-	if p.Epoch != nil {
-		opt.Epoch = *p.Epoch
+	if err := s.imageForm(p, &opt); err != nil {
+		return build.Result{}, errors.Join(err, ws.close())
 	}
 	if push != nil {
 		opt.Upload = s.uploader(push)
@@ -241,6 +206,23 @@ func (s *session) carryOut(ctx context.Context, src *source.Context, p *plan.Pla
 	s.res.DurationMS["build"] = s.p.now().Sub(begun).Milliseconds()
 	s.res.Cache = events.CacheInfo{Hits: res.Hits, Misses: res.Misses}
 	return res, errors.Join(err, ws.close())
+}
+
+// imageForm says what form the image has, whatever is in it.
+func (s *session) imageForm(p *plan.Plan, opt *build.Options) (err error) {
+	switch {
+	case p.Epoch != nil:
+		opt.Epoch = *p.Epoch
+	case s.c.reproducible:
+		opt.Epoch = time.Unix(0, 0).UTC()
+	}
+	opt.DockerTypes = s.c.imageFormat == "docker"
+	opt.Exclude, opt.ExcludeName = s.c.exclude()
+	if opt.Annotations, err = s.c.annotationMap(); err != nil {
+		return err
+	}
+	opt.Compression, err = s.c.layerCompression()
+	return err
 }
 
 // uploader sends layers in the background. A layer that is still being written

@@ -39,8 +39,9 @@ func TestMain(m *testing.M) {
 
 // The scripts in testdata/script say what the program promises. They run the
 // program itself, with a registry at $REGISTRY that has a base image with a
-// shell, base, a sink for events at $SINK, a server of files at $FILES and a
-// socket of an agent at $AGENT.
+// shell, base, the same registry behind a password at $PRIVATE, a sink for
+// events at $SINK, a server of files and repositories at $FILES, the files of the
+// script in files at $SERVED, and a socket of an agent at $AGENT.
 func TestScripts(t *testing.T) {
 	if os.Geteuid() != 0 {
 		if os.Getenv("KILN_REQUIRE_SERVERS") != "" {
@@ -73,6 +74,12 @@ func setup(env *testscript.Env) error {
 	env.Setenv("FILES", files.URL)
 	env.Setenv("REGISTRY", host)
 	env.Setenv("SINK", events.URL)
+	own := httptest.NewServer(http.FileServer(http.Dir(filepath.Join(env.WorkDir, "files"))))
+	env.Defer(own.Close)
+	env.Setenv("SERVED", own.URL)
+	private := httptest.NewServer(guarded(faults))
+	env.Defer(private.Close)
+	env.Setenv("PRIVATE", strings.TrimPrefix(private.URL, "http://"))
 	env.Setenv("HOME", env.WorkDir)
 	if err := startAgent(env); err != nil {
 		return err
@@ -105,6 +112,18 @@ func (f *faulty) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	f.next.ServeHTTP(w, r)
+}
+
+// guarded lets in ann, whose password is sesame.
+func guarded(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, ok := r.BasicAuth(); !ok || user != "ann" || password != "sesame" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
+			http.Error(w, `{"errors":[{"code":"UNAUTHORIZED"}]}`, http.StatusUnauthorized)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // sink writes the events it gets to a file, headers first.
@@ -193,11 +212,11 @@ func rootFS(img v1.Image) v1.RootFS {
 	return cf.RootFS
 }
 
-// showImage prints what an image holds: image REF config|history|digest|layers.
+// showImage prints what an image holds: image REF manifest|config|history|digest|layers.
 // REF may be repository@<FILE for the digest in a file.
 func showImage(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 2 {
-		ts.Fatalf("usage: image REF config|history|digest|layers")
+		ts.Fatalf("usage: image REF manifest|config|history|digest|layers")
 	}
 	where := args[0]
 	if repo, file, ok := strings.Cut(where, "@<"); ok { // the digest is in a file
@@ -219,6 +238,10 @@ func showImage(ts *testscript.TestScript, neg bool, args []string) {
 		d, err := img.Digest()
 		ts.Check(err)
 		fmt.Fprint(&b, d)
+	case "manifest":
+		raw, err := img.RawManifest()
+		ts.Check(err)
+		b.Write(raw)
 	case "config":
 		raw, err := img.RawConfigFile()
 		ts.Check(err)

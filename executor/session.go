@@ -34,6 +34,24 @@ func (c *config) environment(lookup func(string) (string, bool), flags *pflag.Fl
 			return fmt.Errorf("KANIKO_NO_PUSH: %w", err)
 		}
 	}
+	if v, ok := lookup("KANIKO_DIR"); ok && v != "" && !flags.Changed("kaniko-dir") {
+		c.kanikoDir = v
+	}
+	for name, flag := range map[string]string{"KANIKO_CLEANUP": "cleanup", "KANIKO_PRESERVE_CONTEXT": "preserve-context"} {
+		if v, ok := lookup(name); ok && v != "" && !flags.Changed(flag) {
+			if err := flags.Set(flag, v); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
+	}
+	if c.bucket != "" {
+		if flags.Changed("context") {
+			return errors.New("--bucket and --context exclude each other: use --context=gs://bucket/object")
+		}
+		if c.context = c.bucket; !strings.Contains(c.bucket, "://") {
+			c.context = "gs://" + c.bucket
+		}
+	}
 	if v, ok := lookup("K_SINK"); ok && c.eventSink == "" {
 		c.eventSink = v
 	}
@@ -53,6 +71,7 @@ type session struct {
 	source  source.Revision
 	given   build.Mounts
 	found   []dockerfile.Warning // what is known of the Dockerfile's mistakes
+	cleanup func() error         // nil: nothing is to be cleaned up
 }
 
 // execute builds and returns the exit status.
@@ -70,7 +89,7 @@ func execute(ctx context.Context, c *config, p process) int {
 	if errors.As(err, &entered) {
 		return entered.status
 	}
-	render, rerr := progress.New(p.stderr, progress.Options{Mode: c.progressMode(), Width: width(p.stderr), Now: p.now})
+	render, rerr := progress.New(p.stderr, progress.Options{Mode: c.progressMode(), Width: width(p.stderr), Now: p.now, Stamp: c.logTimestamp})
 	if rerr != nil {
 		fmt.Fprintln(p.stderr, "error:", rerr)
 		return 1
@@ -83,7 +102,11 @@ func execute(ctx context.Context, c *config, p process) int {
 	case c.checkOnly:
 		status = s.reportCheck(ctx, err)
 	case err == nil:
-		status = s.report(ctx, s.build(ctx))
+		err = s.build(ctx)
+		if s.cleanup != nil {
+			err = errors.Join(err, s.cleanup())
+		}
+		status = s.report(ctx, err)
 	default:
 		status = s.report(ctx, err)
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -16,7 +15,6 @@ import (
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/executor/internal/build"
 	"github.com/kilnhook/kiln/executor/internal/cache"
-	"github.com/kilnhook/kiln/executor/internal/dockerfile"
 	"github.com/kilnhook/kiln/executor/internal/registry"
 	"github.com/kilnhook/kiln/executor/internal/source"
 	"github.com/kilnhook/kiln/executor/internal/step"
@@ -65,7 +63,7 @@ func (s *session) credentialFiles() []string {
 	if dir := s.env("DOCKER_CONFIG"); dir != "" {
 		files = append(files, dir)
 	}
-	files = append(files, filepath.Join(kanikoDir, ".docker"))
+	files = append(files, filepath.Join(s.c.kanikoDir, ".docker"))
 	if home := s.env("HOME"); home != "" {
 		files = append(files, filepath.Join(home, ".docker"))
 	}
@@ -114,7 +112,7 @@ func (s *session) sourceOptions(dir string) (source.Options, error) {
 		TempDir: dir, SubPath: s.c.subPath, Stdin: s.p.stdin, UserAgent: userAgent(),
 		GitPullMethod: s.env("GIT_PULL_METHOD"), GitToken: s.env("GIT_TOKEN"),
 		GitUsername: s.env("GIT_USERNAME"), GitPassword: s.env("GIT_PASSWORD"),
-		Proxy: http.ProxyFromEnvironment, Log: s.log,
+		Env: s.env, Now: s.p.now, Proxy: http.ProxyFromEnvironment, Log: s.log,
 	}
 	for _, kv := range s.c.git {
 		k, v, ok := strings.Cut(kv, "=")
@@ -125,12 +123,16 @@ func (s *session) sourceOptions(dir string) (source.Options, error) {
 		switch k {
 		case "branch":
 			opt.GitBranch = v
+		case "single-branch": // one commit is all that is fetched
+			_, err = strconv.ParseBool(v)
+		case "depth":
+			_, err = strconv.ParseUint(v, 10, 31)
 		case "recurse-submodules":
 			opt.GitSubmodules, err = strconv.ParseBool(v)
 		case "insecure-skip-tls":
 			opt.GitInsecureSkipTLS, err = strconv.ParseBool(v)
 		default:
-			err = errors.New("unknown key: want branch, recurse-submodules or insecure-skip-tls")
+			err = errors.New("unknown key: want branch, single-branch, depth, recurse-submodules or insecure-skip-tls")
 		}
 		if err != nil {
 			return opt, fmt.Errorf("--git %s: %w", kv, err)
@@ -210,8 +212,21 @@ func (s *session) archiveTags() []string {
 	return s.c.destinations
 }
 
+// readOnly is a cache that nothing is stored in.
+type readOnly struct{ build.Cache }
+
+func (readOnly) Put(context.Context, cache.Key, v1.Layer, cache.Meta) error { return nil }
+
 // newCache opens the layer cache.
 func (s *session) newCache(client *registry.Client) (build.Cache, error) {
+	c, err := s.openCache(client)
+	if err == nil && s.c.noPushCache {
+		c = readOnly{c}
+	}
+	return c, err
+}
+
+func (s *session) openCache(client *registry.Client) (build.Cache, error) {
 	opt := cache.Options{TTL: s.c.cacheTTL, Now: s.p.now, Log: s.log}
 	repo := s.c.cacheRepo
 	if dir, ok := strings.CutPrefix(repo, "oci:"); ok {
@@ -226,25 +241,4 @@ func (s *session) newCache(client *registry.Client) (build.Cache, error) {
 		return nil, err
 	}
 	return cache.NewRepository(name, reach, opt)
-}
-
-func readLimited(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return readAll(f)
-}
-
-// readAll reads a Dockerfile or an ignore file, which are small.
-func readAll(f *os.File) ([]byte, error) {
-	b, err := io.ReadAll(io.LimitReader(f, dockerfile.MaxSize+1))
-	if err == nil && len(b) > dockerfile.MaxSize {
-		err = fmt.Errorf("the file is larger than %d MiB", dockerfile.MaxSize>>20)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", f.Name(), err)
-	}
-	return b, nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/kilnhook/kiln/executor/internal/cache"
 	"github.com/kilnhook/kiln/executor/internal/dockerfile"
 	"github.com/kilnhook/kiln/executor/internal/image"
+	"github.com/kilnhook/kiln/executor/internal/layer"
 	"github.com/kilnhook/kiln/executor/internal/plan"
 	"github.com/kilnhook/kiln/executor/internal/progress"
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
@@ -62,6 +63,13 @@ type Options struct {
 	// otherwise be the time of the build, and the latest mtime of a file.
 	Epoch       time.Time
 	Annotations map[string]string
+	Compression layer.Compression // of new layers
+	// DockerTypes gives the image Docker's media types instead of OCI's.
+	DockerTypes bool
+	// Exclude tells what is in no layer, whoever writes it; nil: nothing.
+	Exclude func(name string) bool
+	// ExcludeName is the same whenever Exclude tells the same.
+	ExcludeName string
 	// SingleLayer makes one layer of all the steps of the last stage.
 	SingleLayer bool
 }
@@ -217,7 +225,7 @@ func (b *builder) result() (Result, error) {
 	end := b.plan.Final().End()
 	in := image.Input{
 		Base: last.image, Platform: b.plan.Platform, Config: end.Config, Created: created,
-		Author: end.Author, Annotations: b.Annotations, StartInterval: end.StartInterval,
+		Author: end.Author, Annotations: b.Annotations, DockerTypes: b.DockerTypes, StartInterval: end.StartInterval,
 	}
 	res := Result{Hits: b.hits, Misses: b.misses}
 	for _, d := range last.done {

@@ -37,6 +37,18 @@ func (s *stage) caches(op plan.Op) bool {
 	return false
 }
 
+// layerForm is what the bytes of every layer depend on besides what is in it.
+func (s *stage) layerForm() []byte {
+	form := fmt.Sprintf("zstd=%t level=%d", s.Compression.Zstd, s.Compression.Level)
+	if !s.Epoch.IsZero() {
+		form += fmt.Sprintf(" epoch=%d", s.Epoch.Unix())
+	}
+	if s.Exclude != nil {
+		form += " " + s.ExcludeName
+	}
+	return []byte(form)
+}
+
 // unforeseen tells whether only the result of an operation says what it did: a
 // URL may have something else every time unless its checksum is given, and a
 // branch another commit.

@@ -54,7 +54,7 @@ func (b *builder) begin(ctx context.Context, i int) (*stage, error) {
 		s.done = append(s.done, s.parent.done...)
 		return s, nil
 	}
-	s.key = cache.NewKey([]byte("stage"), []byte(p.Base.Digest.String()), []byte(p.Platform.String()))
+	s.key = cache.NewKey([]byte("stage"), []byte(p.Base.Digest.String()), []byte(p.Platform.String()), s.layerForm())
 	if p.Base.Digest == (v1.Hash{}) {
 		return s, nil
 	}
@@ -218,14 +218,14 @@ func (s *stage) commit(ctx context.Context, tell *teller, op plan.Op, d *done) e
 	if op != nil && stands(op) {
 		c.Changes = alone(s.wrote)
 	}
-	blob, err := layer.NewBlob(s.Spool)
+	blob, err := layer.NewBlob(s.Spool, s.Compression)
 	if err != nil {
 		return err
 	}
 	d.layer = blob
 	fill := func() error {
 		defer c.Release()
-		return blob.Fill(ctx, c.FS, c.Changes, layer.WriteOptions{Learn: c.Learn, Clamp: s.Epoch})
+		return blob.Fill(ctx, c.FS, s.included(c.Changes), layer.WriteOptions{Learn: c.Learn, Clamp: s.Epoch})
 	}
 	s.upload(ctx, blob)
 	if !c.Stable || s.Cache != nil && unforeseen(op) {
@@ -261,6 +261,14 @@ func alone(wrote []string) []snapshot.Change {
 		changes = append(changes, snapshot.Change{Name: n})
 	}
 	return changes
+}
+
+// included leaves out the changes that belong in no layer.
+func (s *stage) included(changes []snapshot.Change) []snapshot.Change {
+	if s.Exclude == nil {
+		return changes
+	}
+	return slices.DeleteFunc(slices.Clone(changes), func(c snapshot.Change) bool { return s.Exclude(c.Name) })
 }
 
 // finish ends a stage: what later stages copy from it is kept.

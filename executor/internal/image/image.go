@@ -46,6 +46,8 @@ type Input struct {
 	Author string
 	// Annotations of the manifest. Those of the base are not inherited.
 	Annotations map[string]string
+	// DockerTypes gives config, manifest and layers Docker's media types.
+	DockerTypes bool
 	// Labels are added to Config.Labels and win over them.
 	Labels map[string]string
 }
@@ -69,7 +71,18 @@ func Assemble(in Input) (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newAssembled(append(base.layers, added...), raw, in.Annotations)
+	parts := append(base.layers, added...)
+	if in.DockerTypes {
+		if len(in.Annotations) > 0 {
+			return nil, errors.New("assemble image: an image with Docker's media types has no annotations")
+		}
+		for i, p := range parts {
+			mt := dockerLayerType(p.desc.MediaType)
+			parts[i].layer, parts[i].desc.MediaType = retype(p.layer, p.desc.MediaType, mt), mt
+		}
+		return newAssembled(parts, raw, nil, types.DockerManifestSchema2, types.DockerConfigJSON)
+	}
+	return newAssembled(parts, raw, in.Annotations, types.OCIManifestSchema1, types.OCIConfigJSON)
 }
 
 // owning counts the history entries that own a layer.
@@ -211,7 +224,7 @@ type assembled struct {
 
 var _ v1.Image = (*assembled)(nil)
 
-func newAssembled(parts []part, raw []byte, annotations map[string]string) (*assembled, error) {
+func newAssembled(parts []part, raw []byte, annotations map[string]string, manifest, config types.MediaType) (*assembled, error) {
 	configDigest, configSize, err := v1.SHA256(bytes.NewReader(raw))
 	if err != nil {
 		return nil, fmt.Errorf("assemble image: hash config: %w", err)
@@ -222,8 +235,8 @@ func newAssembled(parts []part, raw []byte, annotations map[string]string) (*ass
 		rawConfig: raw,
 		manifest: &v1.Manifest{
 			SchemaVersion: 2,
-			MediaType:     types.OCIManifestSchema1,
-			Config:        v1.Descriptor{MediaType: types.OCIConfigJSON, Size: configSize, Digest: configDigest},
+			MediaType:     manifest,
+			Config:        v1.Descriptor{MediaType: config, Size: configSize, Digest: configDigest},
 			Layers:        make([]v1.Descriptor, 0, len(parts)),
 			Annotations:   maps.Clone(annotations),
 		},
@@ -265,7 +278,7 @@ func (a *assembled) RawManifest() ([]byte, error) { return bytes.Clone(a.rawMani
 
 func (a *assembled) LayerByDigest(h v1.Hash) (v1.Layer, error) {
 	if h == a.manifest.Config.Digest {
-		return &configLayer{hash: h, content: a.rawConfig}, nil
+		return &configLayer{hash: h, content: a.rawConfig, mediaType: a.manifest.Config.MediaType}, nil
 	}
 	return find(a.byDigest, h)
 }

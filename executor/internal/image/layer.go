@@ -28,6 +28,22 @@ func ociLayerType(mt types.MediaType) types.MediaType {
 	return mt
 }
 
+// dockerLayerType is Docker's media type of a layer with the OCI type mt; any
+// other type is left as it is.
+func dockerLayerType(mt types.MediaType) types.MediaType {
+	switch mt {
+	case types.OCILayer:
+		return types.DockerLayer
+	case types.OCIUncompressedLayer:
+		return types.DockerUncompressedLayer
+	case types.OCIRestrictedLayer:
+		return types.DockerForeignLayer
+	case types.OCILayerZStd:
+		return dockerZstdLayer
+	}
+	return mt
+}
+
 // retype returns l under the media type want.
 func retype(l v1.Layer, have, want types.MediaType) v1.Layer {
 	if have == want {
@@ -49,8 +65,9 @@ func (r *retyped) Unwrap() v1.Layer { return r.Layer }
 
 // configLayer is the config as a blob.
 type configLayer struct {
-	hash    v1.Hash
-	content []byte
+	hash      v1.Hash
+	content   []byte
+	mediaType types.MediaType
 }
 
 var _ v1.Layer = (*configLayer)(nil)
@@ -67,4 +84,4 @@ func (c *configLayer) Uncompressed() (io.ReadCloser, error) { return c.Compresse
 
 func (c *configLayer) Size() (int64, error) { return int64(len(c.content)), nil }
 
-func (c *configLayer) MediaType() (types.MediaType, error) { return types.OCIConfigJSON, nil }
+func (c *configLayer) MediaType() (types.MediaType, error) { return c.mediaType, nil }

@@ -11,15 +11,10 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/stream"
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"github.com/klauspost/compress/gzip"
 
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
 	"github.com/kilnhook/kiln/executor/internal/snapshot"
 )
-
-// gzipLevel is klauspost's fastest: half the time of level 6 for an eighth
-// more bytes.
-const gzipLevel = gzip.BestSpeed
 
 // Blob is a layer being written to a file, or one that was. It is a v1.Layer
 // from the start: Compressed follows the file as it grows, so that an upload
@@ -27,6 +22,7 @@ const gzipLevel = gzip.BestSpeed
 // stream.ErrNotComputed until the writing is done.
 type Blob struct {
 	path string
+	how  Compression
 
 	mu      sync.Mutex
 	grown   *sync.Cond
@@ -40,12 +36,12 @@ type Blob struct {
 var _ v1.Layer = (*Blob)(nil)
 
 // NewBlob returns a layer that will be written to a new file in dir.
-func NewBlob(dir string) (*Blob, error) {
-	f, err := os.CreateTemp(dir, "layer-*.tar.gz")
+func NewBlob(dir string, how Compression) (*Blob, error) {
+	f, err := os.CreateTemp(dir, "layer-*.tar")
 	if err != nil {
 		return nil, fmt.Errorf("spool layer: %w", err)
 	}
-	b := &Blob{path: f.Name()}
+	b := &Blob{path: f.Name(), how: how}
 	b.grown = sync.NewCond(&b.mu)
 	return b, f.Close()
 }
@@ -69,7 +65,10 @@ func (b *Blob) fill(ctx context.Context, fsys rootfs.FS, changes []snapshot.Chan
 	if err != nil {
 		return Sums{}, fmt.Errorf("spool layer: %w", err)
 	}
-	c := NewCompressor(&growing{b, f}, gzipLevel)
+	c, err := NewCompressor(&growing{b, f}, b.how)
+	if err != nil {
+		return Sums{}, errors.Join(err, f.Close())
+	}
 	werr := Write(ctx, c, fsys, changes, opt)
 	sums, cerr := c.Close()
 	if err := errors.Join(werr, cerr, f.Close()); err != nil {
@@ -135,7 +134,12 @@ func (b *Blob) Size() (int64, error) {
 }
 
 // MediaType implements v1.Layer.
-func (b *Blob) MediaType() (types.MediaType, error) { return types.OCILayer, nil }
+func (b *Blob) MediaType() (types.MediaType, error) {
+	if b.how.Zstd {
+		return types.OCILayerZStd, nil
+	}
+	return types.OCILayer, nil
+}
 
 // Compressed implements v1.Layer. The reader waits for what is yet to be
 // written, and may be opened as often as needed.
@@ -153,7 +157,7 @@ func (b *Blob) Uncompressed() (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	zr, err := gzip.NewReader(rc)
+	zr, err := decompress(rc)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("read spooled layer: %w", err), rc.Close())
 	}
@@ -161,11 +165,11 @@ func (b *Blob) Uncompressed() (io.ReadCloser, error) {
 }
 
 type unzipped struct {
-	*gzip.Reader
+	io.ReadCloser
 	under io.Closer
 }
 
-func (u *unzipped) Close() error { return errors.Join(u.Reader.Close(), u.under.Close()) }
+func (u *unzipped) Close() error { return errors.Join(u.ReadCloser.Close(), u.under.Close()) }
 
 // follower reads a file up to what has been written and waits for more. Close
 // from another goroutine ends a wait.

@@ -9,19 +9,51 @@ import (
 	"sync"
 
 	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
 )
 
-// blockSize is how much uncompressed data goes into one gzip member. Members
+// Compression is how layers are compressed. The zero value is gzip at its
+// fastest, which takes half the time of level 6 for an eighth more bytes.
+type Compression struct {
+	Zstd bool
+	// Level is 1 to 9 for gzip and 1 to 22 for zstd; 0: the default.
+	Level int
+}
+
+// compressor returns a function that appends p to dst as one member or frame,
+// which is a whole stream of its own. It is safe for concurrent use.
+func (c Compression) compressor() (func(dst, p []byte) ([]byte, error), error) {
+	if !c.Zstd {
+		level := c.Level
+		if level == 0 {
+			level = gzip.BestSpeed
+		}
+		return func(dst, p []byte) ([]byte, error) { return member(dst, p, level) }, nil
+	}
+	level := zstd.SpeedDefault
+	if c.Level != 0 {
+		level = zstd.EncoderLevelFromZstd(c.Level)
+	}
+	// Frames of an empty layer are not left out: no bytes are no zstd.
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithZeroFrames(true), zstd.WithWindowSize(blockSize))
+	if err != nil {
+		return nil, fmt.Errorf("prepare zstd: %w", err)
+	}
+	return func(dst, p []byte) ([]byte, error) { return enc.EncodeAll(p, dst), nil }, nil
+}
+
+// blockSize is how much uncompressed data goes into one gzip member or zstd
+// frame. They
 // make compression parallel and the result the same on any number of cores;
 // at 1 MiB they cost less than 0.1 % in size.
 const blockSize = 1 << 20
 
-// Compressor compresses what is written to it into gzip members of 1 MiB on
+// Compressor compresses what is written to it into members of 1 MiB on
 // all cores, hashes it on the way, and writes the result to dst in order. It
 // holds a bounded number of blocks whatever the size of the stream.
 type Compressor struct {
 	dst     io.Writer
-	level   int
+	member  func(dst, p []byte) ([]byte, error)
 	block   *block
 	queue   chan *block // in order, to the writer
 	slots   chan *block // blocks that are free
@@ -43,11 +75,15 @@ type block struct {
 	err   error
 }
 
-// NewCompressor returns a Compressor at a gzip level. Close must be called.
-func NewCompressor(dst io.Writer, level int) *Compressor {
+// NewCompressor returns a Compressor. Close must be called.
+func NewCompressor(dst io.Writer, how Compression) (*Compressor, error) {
+	compress, err := how.compressor()
+	if err != nil {
+		return nil, err
+	}
 	n := runtime.GOMAXPROCS(0) + 2
 	c := &Compressor{
-		dst: dst, level: level, queue: make(chan *block, n), slots: make(chan *block, n),
+		dst: dst, member: compress, queue: make(chan *block, n), slots: make(chan *block, n),
 		hashing: make(chan *block, n), diff: sha256.New(), digest: sha256.New(),
 	}
 	for range n {
@@ -60,7 +96,7 @@ func NewCompressor(dst io.Writer, level int) *Compressor {
 			b.ready.Done()
 		}
 	})
-	return c
+	return c, nil
 }
 
 // Write implements io.Writer. It reports an error of dst as soon as one is known.
@@ -90,7 +126,7 @@ func (c *Compressor) submit() {
 	c.blocks++
 	b.ready.Add(2)
 	go func() {
-		b.out, b.err = member(b.out[:0], b.in, c.level)
+		b.out, b.err = c.member(b.out[:0], b.in)
 		b.ready.Done()
 	}()
 	c.hashing <- b

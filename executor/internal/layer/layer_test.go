@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -306,7 +307,10 @@ func TestCompressor(t *testing.T) {
 
 func compress(t *testing.T, dst io.Writer, data []byte, step int) Sums {
 	t.Helper()
-	c := NewCompressor(dst, 1)
+	c, cerr := NewCompressor(dst, Compression{Level: 1})
+	if cerr != nil {
+		t.Fatal(cerr)
+	}
 	for len(data) > 0 {
 		n := min(step, len(data))
 		if _, err := c.Write(data[:n]); err != nil {
@@ -331,13 +335,16 @@ func (f *failing) Write(p []byte) (int, error) {
 }
 
 func TestCompressorReportsAFailedWrite(t *testing.T) {
-	c := NewCompressor(&failing{after: 100}, 1)
+	c, cerr := NewCompressor(&failing{after: 100}, Compression{Level: 1})
+	if cerr != nil {
+		t.Fatal(cerr)
+	}
 	data := make([]byte, blockSize)
 	var err error
 	for i := 0; i < 100 && err == nil; i++ {
 		_, err = c.Write(data)
 	}
-	_, cerr := c.Close()
+	_, cerr = c.Close()
 	if err == nil || cerr == nil || !strings.Contains(cerr.Error(), "disk full") {
 		t.Errorf("Write: %v, Close: %v", err, cerr)
 	}
@@ -353,7 +360,7 @@ func TestBlobIsReadWhileItGrows(t *testing.T) {
 	if err := src.Put(rootfs.Entry{Name: "big", Mode: 0o644}, bytes.NewReader(big)); err != nil {
 		t.Fatal(err)
 	}
-	b, err := NewBlob(t.TempDir())
+	b, err := NewBlob(t.TempDir(), Compression{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -391,7 +398,7 @@ func TestBlobIsReadWhileItGrows(t *testing.T) {
 
 // A layer that cannot be written must not look like one that ended.
 func TestBlobPassesOnTheErrorOfItsSource(t *testing.T) {
-	b, err := NewBlob(t.TempDir())
+	b, err := NewBlob(t.TempDir(), Compression{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -470,7 +477,7 @@ func BenchmarkOnePass(b *testing.B) {
 	b.SetBytes(int64(len(data)))
 	b.ReportAllocs()
 	for b.Loop() {
-		blob, err := NewBlob(b.TempDir())
+		blob, err := NewBlob(b.TempDir(), Compression{})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -478,5 +485,50 @@ func BenchmarkOnePass(b *testing.B) {
 			b.Fatal(err)
 		}
 		_ = blob.Remove()
+	}
+}
+
+// Layers compressed with zstd are of that media type, come back as they were,
+// an empty one too, and are the same every time.
+func TestZstdBlob(t *testing.T) {
+	for name, files := range map[string]map[string]string{"empty": {}, "large": {"a": strings.Repeat("0123456789", 300_000), "b": "x"}} {
+		var digests []v1.Hash
+		for range 2 {
+			root := rootfs.NewMem()
+			var changes []snapshot.Change
+			for _, n := range slices.Sorted(maps.Keys(files)) {
+				if err := root.Put(rootfs.Entry{Name: n, Mode: 0o644, ModTime: time.Unix(1, 0), Size: int64(len(files[n]))}, strings.NewReader(files[n])); err != nil {
+					t.Fatal(err)
+				}
+				changes = append(changes, snapshot.Change{Name: n})
+			}
+			b, err := NewBlob(t.TempDir(), Compression{Zstd: true, Level: 3})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := b.Fill(t.Context(), root, changes, WriteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			if mt, _ := b.MediaType(); mt != types.OCILayerZStd {
+				t.Errorf("%s: media type %s", name, mt)
+			}
+			rc, err := b.Uncompressed()
+			if err != nil {
+				t.Fatal(err)
+			}
+			h, _, err := v1.SHA256(rc)
+			if diffID, _ := b.DiffID(); err != nil || h != diffID {
+				t.Errorf("%s: read %s, %v, want %s", name, h, err, diffID)
+			}
+			_ = rc.Close()
+			digest, err := b.Digest()
+			if err != nil {
+				t.Fatal(err)
+			}
+			digests = append(digests, digest)
+		}
+		if digests[0] != digests[1] {
+			t.Errorf("%s: %v", name, digests)
+		}
 	}
 }

@@ -16,6 +16,7 @@ type plain struct {
 	out   output
 	thr   *throttle
 	steps map[string]*plainStep
+	stamp bool // before every line
 }
 
 type plainStep struct {
@@ -24,8 +25,8 @@ type plainStep struct {
 	named   bool
 }
 
-func newPlain(w io.Writer) *plain {
-	return &plain{out: output{w: w}, thr: newThrottle(), steps: map[string]*plainStep{}}
+func newPlain(w io.Writer, stamp bool) *plain {
+	return &plain{stamp: stamp, out: output{w: w}, thr: newThrottle(), steps: map[string]*plainStep{}}
 }
 
 // Event writes the lines of e in one piece.
@@ -50,7 +51,16 @@ func (p *plain) Event(e Event) {
 	case KindResult:
 		p.result(&b, e)
 	}
-	p.out.write(b.Bytes())
+	if !p.stamp {
+		p.out.write(b.Bytes())
+		return
+	}
+	var stamped bytes.Buffer
+	for line := range bytes.Lines(b.Bytes()) {
+		stamped.WriteString(e.Time.UTC().Format(time.RFC3339) + " ")
+		stamped.Write(line)
+	}
+	p.out.write(stamped.Bytes())
 }
 
 func (p *plain) step(b *bytes.Buffer, e Event) {

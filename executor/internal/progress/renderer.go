@@ -28,6 +28,9 @@ type Options struct {
 	// Now is the clock that running steps are timed with. It is needed for a
 	// live view only; without one there is none.
 	Now func() time.Time
+	// Stamp puts the time of day before every plain line. There is no live
+	// view then, and JSON has the time anyway.
+	Stamp bool
 }
 
 // minWidth is the narrowest terminal that a live view is of use on.
@@ -36,15 +39,15 @@ const minWidth = 20
 // New returns a renderer that writes to w. An unknown mode is an error. "tty"
 // on something that is no terminal falls back to plain lines.
 func New(w io.Writer, opt Options) (Renderer, error) {
-	live := opt.Now != nil && opt.Width != nil && opt.Width() >= minWidth
+	live := !opt.Stamp && opt.Now != nil && opt.Width != nil && opt.Width() >= minWidth
 	switch opt.Mode {
 	case "", "auto", "tty":
 		if live {
 			return newTTY(w, opt.Width, opt.Now), nil
 		}
-		return newPlain(w), nil
+		return newPlain(w, opt.Stamp), nil
 	case "plain":
-		return newPlain(w), nil
+		return newPlain(w, opt.Stamp), nil
 	case "json":
 		return newLines(w), nil
 	}

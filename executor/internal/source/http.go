@@ -10,18 +10,12 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/kilnhook/kiln/executor/internal/transport"
 )
-
-// azureHosts are the domains of Azure's blob storage, by cloud.
-func azureHosts() []string {
-	return []string{
-		".blob.core.windows.net", ".blob.core.chinacloudapi.cn", ".blob.core.cloudapi.de", ".blob.core.usgovcloudapi.net",
-	}
-}
 
 // fetchHTTPS fetches an archive over HTTPS. A URL whose path ends in ".git" is
 // a Git repository.
@@ -33,11 +27,9 @@ func fetchHTTPS(ctx context.Context, rest string, opt *Options) (*Context, error
 	if strings.HasSuffix(u.Path, ".git") {
 		return fetchGit(ctx, rest, opt)
 	}
-	for _, suffix := range azureHosts() {
-		// With a signature in the URL no key is needed: it is a plain download.
-		if strings.HasSuffix(strings.ToLower(u.Hostname()), suffix) && u.Query().Get("sig") == "" {
-			return nil, &UnsupportedError{Scheme: "Azure blob https://", Use: "a URL with a shared access signature"}
-		}
+	// With a signature in the URL no key is needed: it is a plain download.
+	if authority := azureAuthority(u); authority != "" && u.Query().Get("sig") == "" {
+		return fetchAzure(ctx, u, authority, opt)
 	}
 	return download(ctx, u, opt)
 }
@@ -102,16 +94,32 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 
 // download fetches and unpacks an archive.
 func download(ctx context.Context, u *url.URL, opt *Options) (*Context, error) {
-	d := &downloader{client: newClient(opt, false), url: u, opt: opt}
-	resp, err := d.start(ctx) //nolint:bodyclose // the archive's reader closes it
-	if err != nil {
-		return nil, err
+	return (&downloader{client: newClient(opt, false), url: u, opt: opt}).fetch(ctx)
+}
+
+// store is a service that keeps archives as objects: how to ask it for one.
+type store interface {
+	// sign adds the credentials to a request.
+	sign(ctx context.Context, req *http.Request) error
+	// pin learns from the first answer which version of the object it is and
+	// makes u the URL of that one. The header is what makes a request for the
+	// rest of it fail if it has changed; nil if nothing can.
+	pin(resp *http.Response, u *url.URL) (version string, same http.Header)
+	// elsewhere makes u the URL of the place that an answer directs to.
+	elsewhere(resp *http.Response, u *url.URL) bool
+	// explain says what to check after an answer that is not a success.
+	explain(status int) string
+}
+
+// fromStore downloads an object. Redirects are not followed: the signature is
+// for one host.
+func fromStore(ctx context.Context, u *url.URL, s store, opt *Options) (*Context, error) {
+	if opt.Now == nil {
+		return nil, errors.New("there is no clock to sign requests by")
 	}
-	a := archive{r: &resumingReader{ctx: ctx, d: d, body: resp.Body, validator: validator(resp)}}
-	if resp.ContentLength > 0 {
-		a.total = resp.ContentLength
-	}
-	return unpackNew(ctx, a, opt)
+	client := newClient(opt, false)
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return (&downloader{client: client, url: u, opt: opt, store: s}).fetch(ctx)
 }
 
 // downloader gets one URL, again if need be.
@@ -119,7 +127,32 @@ type downloader struct {
 	client *http.Client
 	url    *url.URL
 	opt    *Options
-	tries  int // so far, of all kinds
+	store  store // nil: a plain URL
+	tries  int   // so far, of all kinds
+	moves  int
+}
+
+func (d *downloader) fetch(ctx context.Context) (*Context, error) {
+	resp, err := d.start(ctx) //nolint:bodyclose // the reader closes it
+	if err != nil {
+		return nil, err
+	}
+	r := &resumingReader{ctx: ctx, d: d, body: resp.Body}
+	version := ""
+	if d.store != nil {
+		version, r.same = d.store.pin(resp, d.url)
+	} else if v := validator(resp); v != "" {
+		r.same = http.Header{"If-Range": {v}}
+	}
+	a := archive{r: r}
+	if resp.ContentLength > 0 {
+		a.total = resp.ContentLength
+	}
+	c, err := unpackNew(ctx, a, d.opt)
+	if err == nil {
+		c.Revision.Version = version
+	}
+	return c, err
 }
 
 // start gets the URL from its beginning.
@@ -129,23 +162,45 @@ func (d *downloader) start(ctx context.Context) (*http.Response, error) {
 		if err == nil && resp.StatusCode == http.StatusOK {
 			return resp, nil
 		}
-		retry := err != nil && retryable(err)
+		retry, wait := err != nil && retryable(err), time.Duration(0)
 		if err == nil {
-			retry = resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusRequestTimeout
-			err = statusError(resp)
+			if d.store != nil && d.moves < 2 && d.store.elsewhere(resp, d.url) {
+				d.moves++
+				_ = resp.Body.Close()
+				continue
+			}
+			retry, wait = temporary(resp.StatusCode), retryAfter(resp)
+			err = d.statusError(resp)
 		}
-		if !retry || !d.again(ctx) {
+		if !retry || !d.again(ctx, wait) {
 			return nil, err
 		}
 	}
 }
 
-// again waits before another try, or says that there is none.
-func (d *downloader) again(ctx context.Context) bool {
+// temporary says whether another try may have another answer.
+func temporary(status int) bool {
+	return status >= 500 && status != http.StatusNotImplemented || status == http.StatusTooManyRequests || status == http.StatusRequestTimeout
+}
+
+// longestWait is how long a server may tell us to wait.
+const longestWait = time.Minute
+
+// retryAfter is how long the server asks to wait, if it says so in seconds.
+func retryAfter(resp *http.Response) time.Duration {
+	n, err := strconv.Atoi(resp.Header.Get("Retry-After"))
+	if err != nil || n < 0 {
+		return 0
+	}
+	return min(time.Duration(n)*time.Second, longestWait)
+}
+
+// again waits before another try, for atLeast, or says that there is none.
+func (d *downloader) again(ctx context.Context, atLeast time.Duration) bool {
 	if d.tries >= d.opt.Retries {
 		return false
 	}
-	wait := d.opt.RetryWait << min(d.tries, 5)
+	wait := max(d.opt.RetryWait<<min(d.tries, 5), atLeast)
 	d.tries++
 	select {
 	case <-ctx.Done():
@@ -161,6 +216,11 @@ func (d *downloader) get(ctx context.Context, header http.Header) (*http.Respons
 		return nil, errors.New("not a valid URL")
 	}
 	req.Header = header
+	if d.store != nil {
+		if err := d.store.sign(ctx, req); err != nil {
+			return nil, err
+		}
+	}
 	resp, err := d.client.Do(req)
 	if err != nil {
 		return nil, withoutURL(ctx, err)
@@ -185,22 +245,36 @@ func withoutURL(ctx context.Context, err error) error {
 func retryable(err error) bool {
 	var network net.Error
 	var certificate *tls.CertificateVerificationError
-	if errors.As(err, &certificate) || errors.Is(err, transport.ErrLinkLocal) || errors.Is(err, context.Canceled) {
+	if errors.As(err, &certificate) || errors.Is(err, transport.ErrLinkLocal) || errors.Is(err, transport.ErrNotAllowed) || errors.Is(err, context.Canceled) {
 		return false
 	}
 	return errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, transport.ErrStalled)
 }
 
 // statusError turns an answer other than 200 into an error and closes it.
-func statusError(resp *http.Response) error {
+func (d *downloader) statusError(resp *http.Response) error {
+	text, advice := "", "check the credentials or the signature in the URL"
+	if d.store != nil {
+		text = storeReason(resp)
+		advice = d.store.explain(resp.StatusCode)
+	}
 	_ = resp.Body.Close()
+	answer := fmt.Sprintf("the server answered %s%s", resp.Status, text)
 	switch resp.StatusCode {
 	case http.StatusNotFound, http.StatusGone:
-		return fmt.Errorf("%w: the server answered %s", ErrNotFound, resp.Status)
+		if d.store != nil {
+			return fmt.Errorf("%w: %s: %s", ErrNotFound, answer, advice)
+		}
+		return fmt.Errorf("%w: %s", ErrNotFound, answer)
+	case http.StatusPreconditionFailed:
+		return fmt.Errorf("%s: the object was replaced while it was downloaded", answer)
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return fmt.Errorf("the server answered %s: check the credentials or the signature in the URL", resp.Status)
+		return fmt.Errorf("%s: %s", answer, advice)
 	}
-	return fmt.Errorf("the server answered %s", resp.Status)
+	if d.store != nil && !temporary(resp.StatusCode) {
+		return fmt.Errorf("%s: %s", answer, advice)
+	}
+	return errors.New(answer)
 }
 
 // validator identifies the bytes that a server serves, so that the rest of
@@ -218,11 +292,11 @@ func validator(resp *http.Response) string {
 // resumingReader reads a body and asks for the rest of it if the connection
 // is lost.
 type resumingReader struct {
-	ctx       context.Context //nolint:containedctx // lives as long as one download
-	d         *downloader
-	body      io.ReadCloser
-	validator string
-	done      int64
+	ctx  context.Context //nolint:containedctx // lives as long as one download
+	d    *downloader
+	body io.ReadCloser
+	same http.Header // makes a request for the rest fail if it is another's; nil: cannot be resumed
+	done int64
 }
 
 func (r *resumingReader) Read(p []byte) (int, error) {
@@ -243,11 +317,12 @@ func (r *resumingReader) Read(p []byte) (int, error) {
 
 // resume asks for the rest of the body after err.
 func (r *resumingReader) resume(err error) error {
-	if r.validator == "" || !retryable(err) {
+	if r.same == nil || !retryable(err) {
 		return fmt.Errorf("connection lost after %d bytes: %w", r.done, err)
 	}
-	for r.d.again(r.ctx) {
-		header := http.Header{"Range": {fmt.Sprintf("bytes=%d-", r.done)}, "If-Range": {r.validator}}
+	for wait := time.Duration(0); r.d.again(r.ctx, wait); {
+		header := r.same.Clone()
+		header.Set("Range", fmt.Sprintf("bytes=%d-", r.done))
 		resp, getErr := r.d.get(r.ctx, header)
 		if getErr != nil {
 			err = getErr
@@ -258,8 +333,9 @@ func (r *resumingReader) resume(err error) error {
 			r.body = resp.Body
 			return nil
 		}
-		err = statusError(resp)
-		if resp.StatusCode < 500 {
+		wait = retryAfter(resp)
+		err = r.d.statusError(resp)
+		if !temporary(resp.StatusCode) {
 			break
 		}
 	}

@@ -34,7 +34,7 @@ func FetchRepository(ctx context.Context, r Repository, opt Options) (*Context, 
 func fetchRepository(ctx context.Context, r Repository, opt *Options) (*Context, error) {
 	scheme, rest, _ := strings.Cut(r.URL, "://")
 	if scheme != "http" && scheme != "https" {
-		return nil, &UnsupportedError{Scheme: scheme + "://", Use: "an https:// URL"}
+		return nil, fmt.Errorf("scheme %s:// is not supported: use an https:// URL", scheme)
 	}
 	u, err := parseHTTP(scheme, rest)
 	if err != nil {

@@ -52,6 +52,10 @@ type Options struct {
 	// GitInsecureSkipTLS does not verify the Git server's certificate.
 	GitInsecureSkipTLS bool
 
+	// Env returns an environment variable or "": contexts in buckets read there
+	// what the tools of their cloud do. nil is an empty environment.
+	Env func(name string) string
+
 	// Proxy finds the proxy for a request; nil: none.
 	Proxy func(*http.Request) (*url.URL, error)
 	// RootCAs verify servers; nil: the system's.
@@ -64,6 +68,8 @@ type Options struct {
 	// RetryWait is the wait before the first retry, doubled for each further
 	// one; 0: 1 s.
 	RetryWait time.Duration
+	// Now is the clock that requests are signed by. Contexts in buckets need it.
+	Now func() time.Time
 	// Log takes warnings; nil: none.
 	Log *slog.Logger
 }
@@ -80,6 +86,9 @@ func (o *Options) applyDefaults() {
 	}
 	if o.Progress == nil {
 		o.Progress = func(int64, int64) {}
+	}
+	if o.Env == nil {
+		o.Env = func(string) string { return "" }
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -98,15 +107,21 @@ type Context struct {
 	temp string // removed by Close; "" if there is nothing to remove
 }
 
-// Revision pins a context. Both fields are empty for a directory.
+// Revision pins a context. All fields are empty for a directory.
 type Revision struct {
 	Commit string // full id of the Git commit
 	SHA256 string // of the archive as it arrived, in hex
+	// Version is what the bucket calls the object that was fetched:
+	// "generation:<number>" (Google), "version:<id>" or, where objects have no
+	// versions, "etag:<etag>" (S3, Azure).
+	Version string
 }
 
-// String returns "git:<commit>", "sha256:<hex>" or "".
+// String returns "git:<commit>", the Version, "sha256:<hex>" or "".
 func (r Revision) String() string {
 	switch {
+	case r.Version != "":
+		return r.Version
 	case r.Commit != "":
 		return "git:" + r.Commit
 	case r.SHA256 != "":
@@ -128,25 +143,13 @@ func (c *Context) Close() error {
 	return nil
 }
 
-// Errors of Fetch, for errors.Is. See also LimitError, UnsupportedError and
-// syscall.ENOSPC.
+// Errors of Fetch, for errors.Is. See also LimitError and syscall.ENOSPC.
 var (
 	ErrNotFound   = errors.New("not found")
 	ErrEmpty      = errors.New("empty: 0 bytes")
 	ErrTruncated  = errors.New("truncated")
 	ErrNotArchive = errors.New("not a tar archive")
 )
-
-// UnsupportedError is the error for a context that Kiln knows of but cannot
-// fetch.
-type UnsupportedError struct {
-	Scheme string // "gs://"
-	Use    string // what to do instead
-}
-
-func (e *UnsupportedError) Error() string {
-	return fmt.Sprintf("scheme %s is not supported by this build; use %s", e.Scheme, e.Use)
-}
 
 // fetcher fetches the context that is called rest in its scheme.
 type fetcher func(ctx context.Context, rest string, opt *Options) (*Context, error)
@@ -166,16 +169,10 @@ func Schemes() map[string]Scheme {
 		"dir":   {Form: "dir:///path", fetch: fetchDir},
 		"tar":   {Form: "tar:///path/context.tar.gz or tar://stdin", fetch: fetchTar},
 		"git":   {Form: "git://host/path.git[#ref[:directory]][#commit]", fetch: fetchGit},
-		"https": {Form: "https://host/context.tar.gz", fetch: fetchHTTPS},
+		"https": {Form: "https://host/context.tar.gz or https://account.blob.core.windows.net/container/blob", fetch: fetchHTTPS},
 		"http":  {Form: "http://localhost/context.tar.gz", fetch: fetchHTTP},
-		"gs":    {Form: "gs://bucket/object", fetch: unsupported("gs://", "a signed https:// URL of the object")},
-		"s3":    {Form: "s3://bucket/key", fetch: unsupported("s3://", "a presigned https:// URL of the object")},
-	}
-}
-
-func unsupported(scheme, use string) fetcher {
-	return func(context.Context, string, *Options) (*Context, error) {
-		return nil, &UnsupportedError{Scheme: scheme, Use: use}
+		"gs":    {Form: "gs://bucket[/object][#generation]", fetch: fetchGCS},
+		"s3":    {Form: "s3://bucket[/key][?versionId=id]", fetch: fetchS3},
 	}
 }
 
@@ -244,7 +241,7 @@ func newTemp(opt *Options) (*Context, error) {
 // passwords and tokens before the host, and the values of the query.
 func Redact(rawURL string) string {
 	scheme, rest, ok := strings.Cut(rawURL, "://")
-	if !ok || scheme == "dir" || scheme == "tar" {
+	if !ok || slices.Contains([]string{"dir", "tar", "gs", "s3"}, scheme) {
 		return rawURL
 	}
 	rest, fragment, hasFragment := strings.Cut(rest, "#")

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -25,6 +26,10 @@ var ErrStalled = errors.New("connection stalled")
 // ErrLinkLocal is the error of a connection to a link-local address.
 var ErrLinkLocal = errors.New("link-local addresses are not allowed")
 
+// ErrNotAllowed is the error of a connection to an address that is not among
+// Options.Only.
+var ErrNotAllowed = errors.New("the address is not one of a metadata service")
+
 // Options of a transport. The zero value works.
 type Options struct {
 	// Proxy finds the proxy for a request; nil: none.
@@ -33,6 +38,10 @@ type Options struct {
 	TLS *tls.Config
 	// UserAgent is set on requests that have none.
 	UserAgent string
+	// Only, if set, are the addresses that may be connected to besides those of
+	// this machine itself. They may be link-local: this is for look-ups of the
+	// machine's own credentials, never for what a user names.
+	Only []netip.Addr
 	// Dial is how long connecting may take; 0: 30 s.
 	Dial time.Duration
 	// Header is how long the answer to a completely sent request may take to
@@ -62,7 +71,7 @@ const bufferSize = 64 << 10
 // New returns a transport. It is safe for concurrent use.
 func New(opt Options) http.RoundTripper {
 	opt.applyDefaults()
-	dialer := &net.Dialer{Timeout: opt.Dial, KeepAlive: 30 * time.Second, Control: refuseLinkLocal}
+	dialer := &net.Dialer{Timeout: opt.Dial, KeepAlive: 30 * time.Second, Control: opt.control}
 	return &roundTripper{
 		stall:     opt.Stall,
 		userAgent: opt.UserAgent,
@@ -83,6 +92,21 @@ func New(opt Options) http.RoundTripper {
 			DisableCompression: true,
 		},
 	}
+}
+
+// control judges the address that is really connected to.
+func (o *Options) control(network, address string, c syscall.RawConn) error {
+	if len(o.Only) == 0 {
+		return refuseLinkLocal(network, address, c)
+	}
+	ap, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return fmt.Errorf("connect to %s: %w", address, ErrNotAllowed)
+	}
+	if a := ap.Addr().Unmap(); !a.IsLoopback() && !slices.Contains(o.Only, a) {
+		return fmt.Errorf("connect to %s: %w", address, ErrNotAllowed)
+	}
+	return nil
 }
 
 // refuseLinkLocal looks at the address that is really connected to, after all

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"testing"
 	"time"
 )
@@ -113,5 +114,26 @@ func TestHeaderTimeout(t *testing.T) {
 	defer close(block)
 	if _, err := get(t, New(Options{Header: 50 * time.Millisecond}), srv.URL); err == nil {
 		t.Error("no error")
+	}
+}
+
+// A transport for metadata services reaches them and this machine only.
+func TestOnly(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer srv.Close()
+	rt := New(Options{Only: []netip.Addr{netip.MustParseAddr("169.254.169.254")}, Dial: time.Second})
+	resp, err := get(t, rt, srv.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	for _, url := range []string{"http://169.254.169.1/", "http://192.0.2.1/", "http://[fd00:ec2::254]/"} {
+		if _, err := get(t, rt, url); !errors.Is(err, ErrNotAllowed) {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+	o := Options{Only: []netip.Addr{netip.MustParseAddr("169.254.169.254")}}
+	if err := o.control("tcp", "[::ffff:169.254.169.254]:80", nil); err != nil {
+		t.Error(err)
 	}
 }

@@ -109,6 +109,15 @@ func (w *InPlace) recorder() *snapshot.Recorder {
 	return snapshot.NewRecorder(&guard{FS: w.root, keep: w.keep})
 }
 
+// Clear removes everything from the root that is not left alone, so that the
+// container can be used for another build.
+func (w *InPlace) Clear() error {
+	if err := w.clear("."); err != nil {
+		return fmt.Errorf("clean up the root: %w", err)
+	}
+	return nil
+}
+
 // clear removes what is below a directory and may go.
 func (w *InPlace) clear(dir string) error {
 	names, err := w.root.List(dir)

@@ -6,9 +6,11 @@ package workspace
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/kilnhook/kiln/executor/internal/layer"
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
@@ -61,9 +63,12 @@ type Commit struct {
 
 // Report takes what people should know: progress of an extraction in bytes,
 // and files that could not be made.
+//
+// Retries is how often the extraction of a layer is tried again.
 type Report struct {
-	Bytes func(name string, done, total int64)
-	Note  func(text string)
+	Bytes   func(name string, done, total int64)
+	Note    func(text string)
+	Retries int
 }
 
 // extract applies the layers of an image, from the bottom up.
@@ -81,9 +86,16 @@ func extract(ctx context.Context, fsys rootfs.FS, layers []v1.Layer, first bool,
 			name = h.Hex[:12]
 		}
 		opt.First = first && i == 0
-		err := layer.Extract(ctx, fsys, l, opt, func(done int64) { r.Bytes(name, done, size) })
-		if err != nil {
-			return err
+		for try := 0; ; try++ {
+			err := layer.Extract(ctx, fsys, l, opt, func(done int64) { r.Bytes(name, done, size) })
+			if err == nil {
+				break
+			}
+			if try >= r.Retries || ctx.Err() != nil || errors.Is(err, unix.ENOSPC) {
+				return err
+			}
+			r.Note(fmt.Sprintf("layer %s is extracted again: %v", name, err))
+			opt.First = false // some of it is there
 		}
 	}
 	if lost > 3 {

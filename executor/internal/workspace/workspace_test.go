@@ -6,12 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -178,7 +180,7 @@ func TestCommitsAreTheSameInBothKinds(t *testing.T) {
 		if want := "-etc/passwd usr/b usr/new"; got != want {
 			t.Errorf("changed: %q, want %q", got, want)
 		}
-		blob, err := layer.NewBlob(t.TempDir())
+		blob, err := layer.NewBlob(t.TempDir(), layer.Compression{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -217,7 +219,7 @@ func TestStagesOnStages(t *testing.T) {
 			t.Fatal(err)
 		}
 		c, _ := commit(t, first)
-		blob, err := layer.NewBlob(t.TempDir())
+		blob, err := layer.NewBlob(t.TempDir(), layer.Compression{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -391,5 +393,67 @@ func TestKeepHardLinks(t *testing.T) {
 	y, yerr := kept.Lstat("b")
 	if xerr != nil || yerr != nil || x.Inode != y.Inode || x.Nlink != 2 {
 		t.Errorf("a is %+v, %v and b is %+v, %v", x, xerr, y, yerr)
+	}
+}
+
+// Clear empties the root but for what is left alone, so that the next build in
+// the container starts from nothing.
+func TestInPlaceClear(t *testing.T) {
+	nstest.Need(t)
+	w, root := inPlace(t)
+	r, err := w.Begin(t.Context(), Ground{Image: Image{Key: "k", Layers: []v1.Layer{layerOf(t, "bin/sh=#!", "var/lib/x=1")}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, r.FS(), "made", "x")
+	if err := w.Clear(); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{"bin": false, "made": false, "var/lib": false, "kaniko/work": true, "workspace/src": true, "var/run/secrets/token": true} {
+		if _, err := os.Stat(filepath.Join(root, name)); (err == nil) != want {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// cutLayer is a layer that breaks off the first times that it is read.
+type cutLayer struct {
+	v1.Layer
+	cuts *int
+}
+
+func (c cutLayer) Compressed() (io.ReadCloser, error) {
+	rc, err := c.Layer.Compressed()
+	if err == nil && *c.cuts > 0 {
+		*c.cuts--
+		return struct {
+			io.Reader
+			io.Closer
+		}{io.MultiReader(io.LimitReader(rc, 60), iotest.ErrReader(io.ErrUnexpectedEOF)), rc}, nil
+	}
+	return rc, err
+}
+
+// A layer whose extraction breaks off is extracted again, as often as asked.
+func TestExtractRetries(t *testing.T) {
+	for retries, cuts := range map[int]int{2: 2, 1: 2, 0: 1} {
+		left := cuts
+		report := quiet
+		report.Retries = retries
+		l := cutLayer{layerOf(t, "dir/", "dir/a=1", "dir/l=->a", "b=2"), &left}
+		dir := filepath.Join(t.TempDir(), "x")
+		err := extractTo(t.Context(), dir, Image{Layers: []v1.Layer{l}}, report)
+		if retries < cuts {
+			if !errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Errorf("%d retries: %v", retries, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(filepath.Join(dir, "dir/l")); err != nil || string(got) != "1" {
+			t.Errorf("got %q, %v", got, err)
+		}
 	}
 }

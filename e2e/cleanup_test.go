@@ -1,0 +1,63 @@
+package e2e
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/kilnhook/kiln/e2e/internal/container"
+	"github.com/kilnhook/kiln/e2e/internal/process"
+	"github.com/kilnhook/kiln/e2e/need"
+)
+
+// With --cleanup a container is as empty after a build in place as before it,
+// the outputs left alone, and builds the same image again.
+func TestCleanup(t *testing.T) {
+	need.Root(t)
+	need.Overlays(t, t.TempDir())
+	runc, busybox := need.Command(t, "runc"), need.Command(t, "busybox")
+	root, ctx, out := t.TempDir(), t.TempDir(), t.TempDir()
+	check(t, os.Mkdir(filepath.Join(root, "kaniko"), 0o755))
+	compile := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", filepath.Join(root, "kaniko", "executor"), "../executor")
+	compile.Env = append(os.Environ(), "CGO_ENABLED=0")
+	_, err := process.Run(t.Context(), compile, nil)
+	check(t, err)
+	program, err := os.ReadFile(busybox)
+	check(t, err)
+	check(t, os.WriteFile(filepath.Join(root, "kaniko", "sh"), program, 0o755))
+	check(t, os.WriteFile(filepath.Join(ctx, "sh"), program, 0o755))
+	check(t, os.WriteFile(filepath.Join(ctx, "Dockerfile"), []byte("FROM scratch\nCOPY sh /bin/sh\nRUN echo x > /made\n"), 0o644))
+
+	build := "/kaniko/executor --isolation=inplace --force --reproducible --no-push --digest-file /out/"
+	script := build + "first --cleanup --tar-path /image.tar && /kaniko/sh -c 'for f in /*; do echo left $f; done' && " +
+		build + "second && /kaniko/sh -c 'for f in /*; do echo now $f; done'"
+	var text bytes.Buffer
+	status, err := container.Run(t.Context(), container.Spec{
+		Runc: runc, Root: root, Scratch: t.TempDir(), Dir: "/workspace", Args: []string{"/kaniko/sh", "-c", script},
+		Env:   []string{"PATH=/kaniko"},
+		Binds: []container.Bind{{Source: ctx, Target: "/workspace", ReadOnly: true}, {Source: out, Target: "/out"}}, Stdout: &text, Stderr: &text,
+	})
+	if err != nil || status != 0 {
+		t.Fatalf("status %d, %v\n%s", status, err, &text)
+	}
+	for _, gone := range []string{"left /bin", "left /made"} {
+		if strings.Contains(text.String(), gone) {
+			t.Errorf("the first build has %s", gone)
+		}
+	}
+	for _, there := range []string{"left /kaniko", "left /image.tar", "now /bin", "now /made"} {
+		if !strings.Contains(text.String(), there) {
+			t.Errorf("there is no %q in\n%s", there, &text)
+		}
+	}
+	first, err := os.ReadFile(filepath.Join(out, "first"))
+	check(t, err)
+	second, err := os.ReadFile(filepath.Join(out, "second"))
+	check(t, err)
+	if !bytes.Equal(first, second) || len(first) == 0 {
+		t.Errorf("digests %s and %s differ", first, second)
+	}
+}
