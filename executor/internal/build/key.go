@@ -205,8 +205,8 @@ func (s *stage) addMount(parts *[][]byte, m plan.Mount) error {
 	case from.Stage != nil:
 		k := s.stages[*from.Stage].key
 		*parts = append(*parts, k[:])
-	case from.IsContext():
-		tree, where, err := s.contextTree()
+	case from.IsFiles():
+		tree, where, err := s.contextTree(from)
 		if err != nil {
 			return err
 		}

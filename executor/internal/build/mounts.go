@@ -126,18 +126,25 @@ func (s *stage) source(ctx context.Context, from plan.Source) (tree rootfs.FS, n
 	switch {
 	case from.IsScratch():
 		return rootfs.NewMem(), "scratch", nil
-	case !from.IsContext():
+	case !from.IsFiles():
 		tree, err := s.from(ctx, from)
 		return tree, from.String(), err
 	}
-	return s.contextTree()
+	return s.contextTree(from)
 }
 
-func (s *stage) contextTree() (tree rootfs.FS, name string, err error) {
-	if s.Context == nil {
+// contextTree is what can be seen of the build context, or of a named one.
+func (s *stage) contextTree(from plan.Source) (tree rootfs.FS, name string, err error) {
+	f := s.files(from)
+	switch {
+	case from.Context != "":
+		name = "the context " + from.Context
+	case f.FS == nil:
 		return nil, "", errors.New("there is no build context")
+	default:
+		name = "the build context"
 	}
-	return step.Filter(s.Context, s.Ignore), "the build context", nil
+	return step.Filter(f.FS, f.Ignore), name, nil
 }
 
 // find resolves what a mount names in its source.
@@ -165,9 +172,10 @@ func (s *stage) bindSource(ctx context.Context, m plan.Mount) (string, error) {
 		return "", err
 	}
 	dir, onDisk := tree.(*rootfs.Dir)
-	if m.From.IsContext() {
-		if dir, onDisk = s.Context.(*rootfs.Dir); onDisk {
-			if onDisk, err = s.asItIs(name); err != nil {
+	if m.From.IsFiles() {
+		f := s.files(m.From)
+		if dir, onDisk = f.FS.(*rootfs.Dir); onDisk {
+			if onDisk, err = asItIs(f, name); err != nil {
 				return "", err
 			}
 		}
@@ -190,14 +198,14 @@ func (s *stage) bindSource(ctx context.Context, m plan.Mount) (string, error) {
 	return path, nil
 }
 
-// asItIs tells whether a part of the build context can be shown without making
+// asItIs tells whether a part of a context can be shown without making
 // a copy of it.
-func (s *stage) asItIs(name string) (bool, error) {
-	if s.Ignore != nil {
+func asItIs(f Files, name string) (bool, error) {
+	if f.Ignore != nil {
 		return false, nil
 	}
 	same := true
-	err := rootfs.Walk(s.Context, name, func(e rootfs.Entry) error {
+	err := rootfs.Walk(f.FS, name, func(e rootfs.Entry) error {
 		same = same && e.UID == 0 && e.GID == 0
 		return nil
 	})
@@ -282,7 +290,7 @@ func (s *stage) beginning(ctx context.Context, m plan.Mount) (id string, fill fu
 	if err != nil {
 		return "", nil, err
 	}
-	if id = from.Digest.String(); from.Stage != nil {
+	if id = from.Digest.String(); from.Stage != nil || from.Context != "" {
 		h := sha256.New()
 		if err := hashTree(h, tree, name); err != nil {
 			return "", nil, err

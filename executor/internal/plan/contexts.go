@@ -88,16 +88,34 @@ func (st *stageState) load(s Stage) Step {
 	}
 }
 
+// contextsOf returns the names of the contexts that an operation reads, "" among
+// them for other sources.
+func contextsOf(op Op) []string {
+	switch op := op.(type) {
+	case Copy:
+		return []string{op.From.Context}
+	case Run:
+		var out []string
+		for _, m := range op.Mounts {
+			out = append(out, m.From.Context)
+		}
+		return out
+	}
+	return nil
+}
+
 // ContextsUsed returns the names of the contexts of files that the plan copies
-// from.
+// or mounts from.
 func (p *Plan) ContextsUsed() []string {
 	var out []string
 	seen := map[string]bool{}
 	for _, s := range p.Stages {
 		for _, t := range s.Steps {
-			if c, ok := t.Op.(Copy); ok && c.From.Context != "" && !seen[c.From.Context] {
-				seen[c.From.Context] = true
-				out = append(out, c.From.Context)
+			for _, name := range contextsOf(t.Op) {
+				if name != "" && !seen[name] {
+					seen[name] = true
+					out = append(out, name)
+				}
 			}
 		}
 	}

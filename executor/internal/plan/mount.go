@@ -68,10 +68,21 @@ func (b *builder) mountSource(s *stage, from string) (*source, error) {
 		return nil, fmt.Errorf("a stage cannot mount from itself: from=%s", from)
 	case dep != nil && dep.index > s.index:
 		return nil, fmt.Errorf("cannot mount from stage %q: it is defined later, on line %d", from, b.file.Pos(dep.def.Location).Line)
+	case dep != nil && dep.replaced && dep.files != "":
+		return &source{context: dep.files}, nil
 	case dep != nil:
 		return &source{stage: dep}, nil
 	case from == scratch:
 		return &source{}, nil
+	}
+	if name, nc, ok := b.namedContext(from, b.platform); ok {
+		switch nc.Image {
+		case "":
+			return &source{context: name}, nil
+		case scratch:
+			return &source{}, nil
+		}
+		from = nc.Image
 	}
 	if _, err := reference.ParseNormalizedNamed(from); err != nil {
 		return nil, fmt.Errorf("from=%s is neither a stage nor an image name: %w", from, err)
@@ -158,6 +169,8 @@ func planned(from *source) Source {
 	case from.stage != nil:
 		n := from.stage.planned
 		return Source{Stage: &n}
+	case from.context != "":
+		return Source{Context: from.context}
 	case from.image != nil:
 		return Source{Image: from.image.ref, Digest: from.image.base.Digest, Config: from.image.base.Config}
 	}

@@ -112,7 +112,7 @@ func (c *copier) fetch(ctx context.Context, d download) error {
 	if err != nil {
 		return err
 	}
-	defer body.Close() //nolint:errcheck // read only
+	defer body.Close() // read only
 	if d.checksum == "" && !d.unpack {
 		return c.downloaded(d.url, body, info)
 	}
@@ -120,7 +120,7 @@ func (c *copier) fetch(ctx context.Context, d download) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close() //nolint:errcheck // it is gone already
+	defer f.Close() // it is gone already
 	if d.unpack {
 		archive := isArchive(f)
 		if _, err := f.Seek(0, io.SeekStart); err != nil {

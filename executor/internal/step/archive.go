@@ -38,7 +38,7 @@ func (u *unpacker) unpack(ctx context.Context, archive io.Reader) error {
 	if err != nil {
 		return err
 	}
-	defer r.Close() //nolint:errcheck // read only
+	defer r.Close() // read only
 	tr := tar.NewReader(r)
 	for {
 		h, err := tr.Next()

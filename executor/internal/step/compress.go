@@ -28,7 +28,7 @@ const maxWindow = 128 << 20
 func decompress(r io.Reader) (io.ReadCloser, error) {
 	in := bufio.NewReaderSize(r, 64<<10)
 	head, err := in.Peek(32)
-	if err != nil && err != io.EOF { //nolint:errorlint // Peek returns it bare
+	if err != nil && err != io.EOF { // Peek returns it bare
 		return nil, err
 	}
 	switch {
@@ -99,7 +99,7 @@ func IsArchive(src rootfs.FS, name string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close() // read only
 	return isArchive(f), nil
 }
 
@@ -108,7 +108,7 @@ func isArchive(f io.Reader) bool {
 	if err != nil {
 		return false // damaged or something else: a file like any other
 	}
-	defer r.Close() //nolint:errcheck // read only
+	defer r.Close() // read only
 	_, err = tar.NewReader(r).Next()
 	return err == nil
 }

@@ -224,7 +224,7 @@ func (c *copier) file(ctx context.Context, e rootfs.Entry, target string, fresh 
 	if err != nil {
 		return fmt.Errorf("copy /%s: %w", e.Name, err)
 	}
-	defer r.Close() //nolint:errcheck // read only
+	defer r.Close() // read only
 	return c.put(made, r)
 }
 

@@ -226,7 +226,7 @@ func eachLine(root rootfs.FS, file string, fn func(fields []string) bool) error 
 	if err != nil {
 		return fmt.Errorf("read the image's /%s: %w", file, err)
 	}
-	defer r.Close() //nolint:errcheck // read only
+	defer r.Close() // read only
 	lines := bufio.NewScanner(io.LimitReader(r, maxUserFile))
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
