@@ -14,6 +14,7 @@ import (
 	"github.com/kilnhook/kiln/events/source/gcs"
 	"github.com/kilnhook/kiln/events/source/git"
 	"github.com/kilnhook/kiln/events/source/github"
+	"github.com/kilnhook/kiln/events/source/gitlab"
 	"github.com/kilnhook/kiln/events/source/put"
 	"github.com/kilnhook/kiln/events/source/s3"
 )
@@ -28,6 +29,7 @@ const retrySeconds = 10
 // Handler returns the doors through which changes come:
 //
 //	POST /hooks/github  webhooks of GitHub, signed
+//	POST /hooks/gitlab  hooks of GitLab, signed or with a token
 //	POST /hooks/git     post-receive of a plain repository
 //	POST /hooks/s3      notifications of S3 and MinIO
 //	POST /events/in     CloudEvents: source.changed, Cloud Storage objects; Pub/Sub push
@@ -41,6 +43,7 @@ const retrySeconds = 10
 func (d *Dispatcher) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("POST /hooks/github", d.door("/hooks/github", d.parseGitHub))
+	mux.Handle("POST /hooks/gitlab", d.door("/hooks/gitlab", d.parseGitLab))
 	mux.Handle("POST /hooks/git", d.door("/hooks/git", d.guarded(git.Parse)))
 	mux.Handle("POST /hooks/s3", d.door("/hooks/s3", d.guarded(s3.Parse)))
 	mux.Handle("POST /events/in", d.door("/events/in", d.guarded(parseEvent)))
@@ -52,6 +55,10 @@ type parser func(h http.Header, body []byte) ([]events.Change, error)
 
 func (d *Dispatcher) parseGitHub(h http.Header, body []byte) ([]events.Change, error) {
 	return github.Parse(d.cfg.GitHubSecrets, h, body)
+}
+
+func (d *Dispatcher) parseGitLab(h http.Header, body []byte) ([]events.Change, error) {
+	return gitlab.Parse(d.cfg.GitLabSecrets, d.cfg.Now(), h, body)
 }
 
 // guarded lets only those through who have a token, if there are tokens.

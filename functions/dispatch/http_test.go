@@ -58,6 +58,15 @@ func pushBody(before, after string) string {
 	return fmt.Sprintf(`{"ref":"refs/heads/main","before":%q,"after":%q,"repository":{"full_name":"r","clone_url":"https://h/r.git","pushed_at":1795400005}}`, id(before), id(after))
 }
 
+// gitLab is a hook with the older token.
+func gitLab(token, body string) request {
+	return request{"/hooks/gitlab", map[string]string{"Content-Type": "application/json", "X-Gitlab-Event": "Push Hook", "X-Gitlab-Token": token}, body}
+}
+
+func gitLabBody(kind, before, after string) string {
+	return fmt.Sprintf(`{"object_kind":%q,"ref":"refs/heads/main","before":%q,"after":%q,"project":{"git_http_url":"https://h/r.git"}}`, kind, id(before), id(after))
+}
+
 // lines is a post-receive hook.
 func lines(body string) request {
 	return request{"/hooks/git", map[string]string{"Content-Type": "text/plain", "Kiln-Repository": "ssh://git@h/r.git"}, body}
@@ -140,7 +149,12 @@ func TestAnswers(t *testing.T) {
 		"source.changed other":  {otherRepo, 200, "no trigger matches"},
 		"our own event":         {structured, 200, "nothing is built for events of type dev.kilnhook.build.finished.v1"},
 		"no event":              {request{"/events/in", map[string]string{"Content-Type": "application/json"}, "{}"}, 400, "no message"},
-		"no such door":          {request{"/hooks/gitlab", nil, "{}"}, 404, ""},
+		"no such door":          {request{"/hooks/gogs", nil, "{}"}, 404, ""},
+		"gitlab push":           {gitLab("s3cr3t", gitLabBody("push", none, "a")), 202, "new"},
+		"gitlab delete":         {gitLab("s3cr3t", gitLabBody("push", "a", none)), 200, "never built"},
+		"gitlab other":          {gitLab("s3cr3t", gitLabBody("issue", none, "a")), 200, "event is issue"},
+		"gitlab wrong":          {gitLab("secret", gitLabBody("push", none, "a")), 401, "token"},
+		"gitlab garbage":        {gitLab("s3cr3t", "{"), 400, "GitLab push"},
 	} {
 		w := newWorld(new(ledger.Mem))
 		status, a, _ := send(t, w.dispatcher(t).Handler(), tc.request)

@@ -34,7 +34,8 @@ func harmless(h http.Header) map[string]string {
 		lower := strings.ToLower(name)
 		switch {
 		case lower == "content-type", lower == "user-agent", strings.HasPrefix(lower, "ce-"),
-			lower == "x-github-event", lower == "x-github-delivery", strings.HasPrefix(lower, "kiln-"):
+			lower == "x-github-event", lower == "x-github-delivery",
+			lower == "x-gitlab-event", lower == "x-gitlab-event-uuid", lower == "idempotency-key", lower == "webhook-id", strings.HasPrefix(lower, "kiln-"):
 			kept[name] = events.CleanText(h.Get(name), events.MaxAttribute)
 		}
 	}

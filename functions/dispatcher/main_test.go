@@ -266,6 +266,7 @@ func TestTokens(t *testing.T) {
 	}{
 		{"GET", "/healthz", "", 200}, {"GET", "/events", "", 401}, {"HEAD", "/events", "t0ken", 200},
 		{"POST", "/events/in", "", 401}, {"POST", "/events/in", "t0ken", 400}, {"POST", "/hooks/git", "", 401}, {"POST", "/hooks/github", "t0ken", 401},
+		{"POST", "/hooks/gitlab", "t0ken", 401},
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), tc.method, url+tc.path, nil)
 		if err != nil {
@@ -307,6 +308,7 @@ func TestConfigErrors(t *testing.T) {
 		"parallel":            {nil, []string{"--parallel", "0"}, "must be positive"},
 		"secret file":         {nil, []string{"--github-secret-file", "/nonexistent"}, "read secret"},
 		"empty secret file":   {nil, []string{"--github-secret-file", write(t, "\n")}, "is empty"},
+		"gitlab secret":       {[]string{"KILN_GITLAB_SECRET=whsec_x"}, nil, "copy the whole signing token"},
 		"sink":                {[]string{"K_SINK=ftp://x"}, nil, "http"},
 		"sink secret":         {[]string{"K_SINK=http://127.0.0.1:1/", "KILN_SINK_SECRET=short"}, nil, "use 16 or more"},
 	} {
