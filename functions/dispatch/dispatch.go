@@ -105,6 +105,9 @@ type Config struct {
 	// GitLabSecrets are the signing keys and tokens of GitLab hooks. None
 	// closes that door.
 	GitLabSecrets gitlab.Secrets
+	// GiteaSecrets are the secrets of webhooks of Gitea and Forgejo. None
+	// closes that door.
+	GiteaSecrets [][]byte
 	// Tokens are the bearer tokens of the other doors. None opens them to
 	// everybody who can reach them, which is right only where the platform in
 	// front has checked, or on a loopback address.

@@ -13,6 +13,7 @@ import (
 	"github.com/kilnhook/kiln/events/source"
 	"github.com/kilnhook/kiln/events/source/gcs"
 	"github.com/kilnhook/kiln/events/source/git"
+	"github.com/kilnhook/kiln/events/source/gitea"
 	"github.com/kilnhook/kiln/events/source/github"
 	"github.com/kilnhook/kiln/events/source/gitlab"
 	"github.com/kilnhook/kiln/events/source/put"
@@ -30,6 +31,7 @@ const retrySeconds = 10
 //
 //	POST /hooks/github  webhooks of GitHub, signed
 //	POST /hooks/gitlab  hooks of GitLab, signed or with a token
+//	POST /hooks/gitea   webhooks of Gitea and Forgejo, signed
 //	POST /hooks/git     post-receive of a plain repository
 //	POST /hooks/s3      notifications of S3 and MinIO
 //	POST /events/in     CloudEvents: source.changed, Cloud Storage objects; Pub/Sub push
@@ -44,6 +46,7 @@ func (d *Dispatcher) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("POST /hooks/github", d.door("/hooks/github", d.parseGitHub))
 	mux.Handle("POST /hooks/gitlab", d.door("/hooks/gitlab", d.parseGitLab))
+	mux.Handle("POST /hooks/gitea", d.door("/hooks/gitea", d.parseGitea))
 	mux.Handle("POST /hooks/git", d.door("/hooks/git", d.guarded(git.Parse)))
 	mux.Handle("POST /hooks/s3", d.door("/hooks/s3", d.guarded(s3.Parse)))
 	mux.Handle("POST /events/in", d.door("/events/in", d.guarded(parseEvent)))
@@ -59,6 +62,10 @@ func (d *Dispatcher) parseGitHub(h http.Header, body []byte) ([]events.Change, e
 
 func (d *Dispatcher) parseGitLab(h http.Header, body []byte) ([]events.Change, error) {
 	return gitlab.Parse(d.cfg.GitLabSecrets, d.cfg.Now(), h, body)
+}
+
+func (d *Dispatcher) parseGitea(h http.Header, body []byte) ([]events.Change, error) {
+	return gitea.Parse(d.cfg.GiteaSecrets, h, body)
 }
 
 // guarded lets only those through who have a token, if there are tokens.

@@ -45,11 +45,9 @@ func send(t testing.TB, h http.Handler, r request) (int, answer, http.Header) {
 
 // gitHub is a signed webhook.
 func gitHub(event, body string) request {
-	mac := hmac.New(sha256.New, []byte("s3cr3t"))
-	mac.Write([]byte(body))
 	return request{"/hooks/github", map[string]string{
 		"Content-Type": "application/json", "X-GitHub-Event": event, "X-GitHub-Delivery": "guid-1",
-		"X-Hub-Signature-256": "sha256=" + hex.EncodeToString(mac.Sum(nil)),
+		"X-Hub-Signature-256": "sha256=" + hexHMAC(body),
 		"Traceparent":         "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
 	}, body}
 }
@@ -65,6 +63,18 @@ func gitLab(token, body string) request {
 
 func gitLabBody(kind, before, after string) string {
 	return fmt.Sprintf(`{"object_kind":%q,"ref":"refs/heads/main","before":%q,"after":%q,"project":{"git_http_url":"https://h/r.git"}}`, kind, id(before), id(after))
+}
+
+// hexHMAC is the signature that forges make of a body.
+func hexHMAC(body string) string {
+	mac := hmac.New(sha256.New, []byte("s3cr3t"))
+	mac.Write([]byte(body))
+	return hex.EncodeToString(mac.Sum(nil))
+}
+
+// giteaHook is a signed webhook of Gitea.
+func giteaHook(event, body string) request {
+	return request{"/hooks/gitea", map[string]string{"Content-Type": "application/json", "X-Gitea-Event": event, "X-Gitea-Signature": hexHMAC(body)}, body}
 }
 
 // lines is a post-receive hook.
@@ -118,6 +128,8 @@ func TestAnswers(t *testing.T) {
 	unsigned.header["X-Hub-Signature-256"] = "sha256=" + strings.Repeat("0", 64)
 	form := gitHub("push", "payload=%7B%7D")
 	form.header["Content-Type"] = "application/x-www-form-urlencoded"
+	forged := giteaHook("push", pushBody(none, "a"))
+	forged.header["X-Forgejo-Signature"] = strings.Repeat("0", 64)
 	structured := request{"/events/in", map[string]string{"Content-Type": "application/cloudevents+json"},
 		`{"specversion":"1.0","id":"1","type":"dev.kilnhook.build.finished.v1","source":"/s"}`}
 	otherRepo := changed(t, events.Change{Kind: events.KindGit, Location: "h/other", Name: "refs/heads/main", Before: id(none), After: id("a")})
@@ -154,6 +166,11 @@ func TestAnswers(t *testing.T) {
 		"gitlab delete":         {gitLab("s3cr3t", gitLabBody("push", "a", none)), 200, "never built"},
 		"gitlab other":          {gitLab("s3cr3t", gitLabBody("issue", none, "a")), 200, "event is issue"},
 		"gitlab wrong":          {gitLab("secret", gitLabBody("push", none, "a")), 401, "token"},
+		"gitea push":            {giteaHook("push", pushBody(none, "a")), 202, "new"},
+		"gitea delete":          {giteaHook("delete", `{"ref":"main","ref_type":"branch","repository":{"clone_url":"https://h/r.git"}}`), 200, "never built"},
+		"gitea create":          {giteaHook("create", "{}"), 200, "event is create"},
+		"gitea forged":          {forged, 401, "signature"},
+		"gitea garbage":         {giteaHook("push", "{"), 400, "Gitea push"},
 		"gitlab garbage":        {gitLab("s3cr3t", "{"), 400, "GitLab push"},
 	} {
 		w := newWorld(new(ledger.Mem))

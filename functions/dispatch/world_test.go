@@ -193,7 +193,7 @@ func (w *world) dispatcher(t testing.TB, edit ...func(*Config)) *Dispatcher {
 	cfg := Config{
 		Ledger: w, Triggers: triggers(t, kilnYAML), Launcher: w, Publish: w.publish, Install: "test",
 		ResolveRef: w.resolve, Finisher: w.finisher(t), Now: w.clock, GitHubSecrets: [][]byte{[]byte("s3cr3t")},
-		GitLabSecrets: gitlab.Secrets{Tokens: []string{"s3cr3t"}},
+		GitLabSecrets: gitlab.Secrets{Tokens: []string{"s3cr3t"}}, GiteaSecrets: [][]byte{[]byte("s3cr3t")},
 	}
 	for _, f := range edit {
 		f(&cfg)

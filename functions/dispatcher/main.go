@@ -74,7 +74,7 @@ func run(ctx context.Context, p process) error {
 type config struct {
 	listen, data, ledger, install string
 	triggers                      trigger.Set
-	githubSecrets                 [][]byte
+	githubSecrets, giteaSecrets   [][]byte
 	gitlabSecrets                 gitlab.Secrets
 	tokens                        []string
 	sink                          *bus.Subscriber // nil: nobody is told
@@ -93,6 +93,7 @@ posts what became of them to a sink.
 
   POST /hooks/github  webhooks of GitHub, signed with the secret
   POST /hooks/gitlab  hooks of GitLab, with its signing token or secret token
+  POST /hooks/gitea   webhooks of Gitea and Forgejo, signed with the secret
   POST /hooks/git     lines of a post-receive hook, or a CloudEvent
   POST /hooks/s3      notifications of S3 and MinIO
   POST /events/in     CloudEvents: source.changed, Cloud Storage; Pub/Sub push
@@ -108,7 +109,7 @@ Flags:
 // flags are the values of the command line that need work before use.
 type flags struct {
 	triggers, tokenFile, sink, sinkSecretFile, executor, logFormat string
-	githubFile, gitlabFile                                         string
+	githubFile, gitlabFile, giteaFile                              string
 	executorFlags, insecure                                        list
 }
 
@@ -147,6 +148,7 @@ func configure(p process) (config, error) {
 	fs.StringVar(&f.triggers, "triggers", or(p.getenv("KILN_TRIGGERS"), "kiln.yaml"), "file that says what is built (KILN_TRIGGERS)")
 	fs.StringVar(&f.githubFile, "github-secret-file", "", "file with the secret of GitHub webhooks, one a line while it is changed (or KILN_GITHUB_SECRET)")
 	fs.StringVar(&f.gitlabFile, "gitlab-secret-file", "", "file with the signing tokens (whsec_…) and secret tokens of GitLab hooks, one a line (or KILN_GITLAB_SECRET)")
+	fs.StringVar(&f.giteaFile, "gitea-secret-file", "", "file with the secret of Gitea or Forgejo webhooks, one a line while it is changed (or KILN_GITEA_SECRET)")
 	fs.StringVar(&f.tokenFile, "token-file", "", "file with the bearer tokens of the other doors, one a line (or KILN_TOKEN); needed unless it listens on a loopback address")
 	fs.StringVar(&f.sink, "sink", p.getenv("K_SINK"), "URL that events are posted to (K_SINK)")
 	fs.StringVar(&f.sinkSecretFile, "sink-secret-file", "", "file with the secret that signs what is posted (or KILN_SINK_SECRET)")
@@ -209,14 +211,23 @@ func (f flags) apply(p process, cfg *config) error {
 
 // applySecrets reads the secrets of the forges.
 func (f flags) applySecrets(p process, cfg *config) error {
-	lines, err := secretLines(p, f.githubFile, "KILN_GITHUB_SECRET")
+	for _, forge := range []struct {
+		file, variable string
+		secrets        *[][]byte
+	}{
+		{f.githubFile, "KILN_GITHUB_SECRET", &cfg.githubSecrets},
+		{f.giteaFile, "KILN_GITEA_SECRET", &cfg.giteaSecrets},
+	} {
+		lines, err := secretLines(p, forge.file, forge.variable)
+		if err != nil {
+			return err
+		}
+		for _, s := range lines {
+			*forge.secrets = append(*forge.secrets, []byte(s))
+		}
+	}
+	lines, err := secretLines(p, f.gitlabFile, "KILN_GITLAB_SECRET")
 	if err != nil {
-		return err
-	}
-	for _, s := range lines {
-		cfg.githubSecrets = append(cfg.githubSecrets, []byte(s))
-	}
-	if lines, err = secretLines(p, f.gitlabFile, "KILN_GITLAB_SECRET"); err != nil {
 		return err
 	}
 	if cfg.gitlabSecrets, err = gitlab.ParseSecrets(lines); err != nil {
