@@ -17,6 +17,7 @@ import (
 
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/events/source"
+	"github.com/kilnhook/kiln/events/source/bitbucket"
 	"github.com/kilnhook/kiln/events/source/gitlab"
 	"github.com/kilnhook/kiln/events/trigger"
 	"github.com/kilnhook/kiln/functions/finish"
@@ -108,6 +109,8 @@ type Config struct {
 	// GiteaSecrets are the secrets of webhooks of Gitea and Forgejo. None
 	// closes that door.
 	GiteaSecrets [][]byte
+	// Bitbucket has the secrets of its webhooks. None closes that door.
+	Bitbucket bitbucket.Config
 	// Tokens are the bearer tokens of the other doors. None opens them to
 	// everybody who can reach them, which is right only where the platform in
 	// front has checked, or on a loopback address.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/events/source"
+	"github.com/kilnhook/kiln/events/source/bitbucket"
 	"github.com/kilnhook/kiln/events/source/gcs"
 	"github.com/kilnhook/kiln/events/source/git"
 	"github.com/kilnhook/kiln/events/source/gitea"
@@ -29,12 +30,13 @@ const retrySeconds = 10
 
 // Handler returns the doors through which changes come:
 //
-//	POST /hooks/github  webhooks of GitHub, signed
-//	POST /hooks/gitlab  hooks of GitLab, signed or with a token
-//	POST /hooks/gitea   webhooks of Gitea and Forgejo, signed
-//	POST /hooks/git     post-receive of a plain repository
-//	POST /hooks/s3      notifications of S3 and MinIO
-//	POST /events/in     CloudEvents: source.changed, Cloud Storage objects; Pub/Sub push
+//	POST /hooks/github     webhooks of GitHub, signed
+//	POST /hooks/gitlab     hooks of GitLab, signed or with a token
+//	POST /hooks/gitea      webhooks of Gitea and Forgejo, signed
+//	POST /hooks/bitbucket  webhooks of Bitbucket Cloud and Data Center, signed
+//	POST /hooks/git        post-receive of a plain repository
+//	POST /hooks/s3         notifications of S3 and MinIO
+//	POST /events/in        CloudEvents: source.changed, Cloud Storage objects; Pub/Sub push
 //
 // The answers are those that webhooks, Pub/Sub and Knative understand alike:
 // 202 when every build is durably accepted, with their ids as JSON; 200 when
@@ -47,6 +49,7 @@ func (d *Dispatcher) Handler() http.Handler {
 	mux.Handle("POST /hooks/github", d.door("/hooks/github", d.parseGitHub))
 	mux.Handle("POST /hooks/gitlab", d.door("/hooks/gitlab", d.parseGitLab))
 	mux.Handle("POST /hooks/gitea", d.door("/hooks/gitea", d.parseGitea))
+	mux.Handle("POST /hooks/bitbucket", d.door("/hooks/bitbucket", d.parseBitbucket))
 	mux.Handle("POST /hooks/git", d.door("/hooks/git", d.guarded(git.Parse)))
 	mux.Handle("POST /hooks/s3", d.door("/hooks/s3", d.guarded(s3.Parse)))
 	mux.Handle("POST /events/in", d.door("/events/in", d.guarded(parseEvent)))
@@ -66,6 +69,10 @@ func (d *Dispatcher) parseGitLab(h http.Header, body []byte) ([]events.Change, e
 
 func (d *Dispatcher) parseGitea(h http.Header, body []byte) ([]events.Change, error) {
 	return gitea.Parse(d.cfg.GiteaSecrets, h, body)
+}
+
+func (d *Dispatcher) parseBitbucket(h http.Header, body []byte) ([]events.Change, error) {
+	return bitbucket.Parse(d.cfg.Bitbucket, h, body)
 }
 
 // guarded lets only those through who have a token, if there are tokens.

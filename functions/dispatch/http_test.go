@@ -77,6 +77,20 @@ func giteaHook(event, body string) request {
 	return request{"/hooks/gitea", map[string]string{"Content-Type": "application/json", "X-Gitea-Event": event, "X-Gitea-Signature": hexHMAC(body)}, body}
 }
 
+// bitbucketHook is a signed webhook of Bitbucket.
+func bitbucketHook(event, body string) request {
+	return request{"/hooks/bitbucket", map[string]string{"Content-Type": "application/json", "X-Event-Key": event, "X-Hub-Signature": "sha256=" + hexHMAC(body)}, body}
+}
+
+// bitbucketBody is a push of new branches.
+func bitbucketBody(branches ...string) string {
+	var changes []string
+	for _, name := range branches {
+		changes = append(changes, fmt.Sprintf(`{"old":null,"new":{"type":"branch","name":%q,"target":{"hash":%q}}}`, name, id("a")))
+	}
+	return `{"repository":{"links":{"html":{"href":"https://h/r"}}},"push":{"changes":[` + strings.Join(changes, ",") + `]}}`
+}
+
 // lines is a post-receive hook.
 func lines(body string) request {
 	return request{"/hooks/git", map[string]string{"Content-Type": "text/plain", "Kiln-Repository": "ssh://git@h/r.git"}, body}
@@ -130,6 +144,8 @@ func TestAnswers(t *testing.T) {
 	form.header["Content-Type"] = "application/x-www-form-urlencoded"
 	forged := giteaHook("push", pushBody(none, "a"))
 	forged.header["X-Forgejo-Signature"] = strings.Repeat("0", 64)
+	unsignedPush := bitbucketHook("repo:push", bitbucketBody("main"))
+	delete(unsignedPush.header, "X-Hub-Signature")
 	structured := request{"/events/in", map[string]string{"Content-Type": "application/cloudevents+json"},
 		`{"specversion":"1.0","id":"1","type":"dev.kilnhook.build.finished.v1","source":"/s"}`}
 	otherRepo := changed(t, events.Change{Kind: events.KindGit, Location: "h/other", Name: "refs/heads/main", Before: id(none), After: id("a")})
@@ -171,6 +187,10 @@ func TestAnswers(t *testing.T) {
 		"gitea create":          {giteaHook("create", "{}"), 200, "event is create"},
 		"gitea forged":          {forged, 401, "signature"},
 		"gitea garbage":         {giteaHook("push", "{"), 400, "Gitea push"},
+		"bitbucket push":        {bitbucketHook("repo:push", bitbucketBody("main")), 202, "new"},
+		"bitbucket other":       {bitbucketHook("diagnostics:ping", "{}"), 200, "diagnostics:ping"},
+		"bitbucket wrong":       {unsignedPush, 401, "signature"},
+		"bitbucket garbage":     {bitbucketHook("repo:push", "{"), 400, "Bitbucket push"},
 		"gitlab garbage":        {gitLab("s3cr3t", "{"), 400, "GitLab push"},
 	} {
 		w := newWorld(new(ledger.Mem))
@@ -213,6 +233,15 @@ func TestSeveralChanges(t *testing.T) {
 	body := id(none) + " " + id("a") + " refs/heads/main\n" + id(none) + " " + id("a") + " refs/tags/v1\n" + id("b") + " " + id(none) + " refs/heads/old\n"
 	status, a, _ := send(t, w.dispatcher(t).Handler(), lines(body))
 	if status != 202 || len(a.Builds) != 3 || len(w.launches) != 2 {
+		t.Errorf("%d %+v", status, a)
+	}
+}
+
+// Several refs of one webhook are as many builds.
+func TestSeveralChangesOfBitbucket(t *testing.T) {
+	w := newWorld(new(ledger.Mem))
+	status, a, _ := send(t, w.dispatcher(t).Handler(), bitbucketHook("repo:push", bitbucketBody("main", "next")))
+	if status != 202 || len(a.Builds) != 2 || len(w.launches) != 2 {
 		t.Errorf("%d %+v", status, a)
 	}
 }

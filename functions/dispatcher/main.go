@@ -21,6 +21,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/kilnhook/kiln/events/source/bitbucket"
 	"github.com/kilnhook/kiln/events/source/gitlab"
 	"github.com/kilnhook/kiln/events/trigger"
 	"github.com/kilnhook/kiln/infra/bus"
@@ -76,6 +77,7 @@ type config struct {
 	triggers                      trigger.Set
 	githubSecrets, giteaSecrets   [][]byte
 	gitlabSecrets                 gitlab.Secrets
+	bitbucket                     bitbucket.Config
 	tokens                        []string
 	sink                          *bus.Subscriber // nil: nobody is told
 	executor                      []string
@@ -91,14 +93,15 @@ type config struct {
 const usage = `dispatcher receives changes over HTTP, builds them with child processes, and
 posts what became of them to a sink.
 
-  POST /hooks/github  webhooks of GitHub, signed with the secret
-  POST /hooks/gitlab  hooks of GitLab, with its signing token or secret token
-  POST /hooks/gitea   webhooks of Gitea and Forgejo, signed with the secret
-  POST /hooks/git     lines of a post-receive hook, or a CloudEvent
-  POST /hooks/s3      notifications of S3 and MinIO
-  POST /events/in     CloudEvents: source.changed, Cloud Storage; Pub/Sub push
-  GET  /events        what happens, as server-sent events
-  GET  /healthz       200 while it works
+  POST /hooks/github     webhooks of GitHub, signed with the secret
+  POST /hooks/gitlab     hooks of GitLab, with its signing token or secret token
+  POST /hooks/gitea      webhooks of Gitea and Forgejo, signed with the secret
+  POST /hooks/bitbucket  webhooks of Bitbucket, signed with the secret
+  POST /hooks/git        lines of a post-receive hook, or a CloudEvent
+  POST /hooks/s3         notifications of S3 and MinIO
+  POST /events/in        CloudEvents: source.changed, Cloud Storage; Pub/Sub push
+  GET  /events           what happens, as server-sent events
+  GET  /healthz          200 while it works
 
 Usage:
   dispatcher --triggers kiln.yaml --data DIR [flags]
@@ -109,7 +112,7 @@ Flags:
 // flags are the values of the command line that need work before use.
 type flags struct {
 	triggers, tokenFile, sink, sinkSecretFile, executor, logFormat string
-	githubFile, gitlabFile, giteaFile                              string
+	githubFile, gitlabFile, giteaFile, bitbucketFile               string
 	executorFlags, insecure                                        list
 }
 
@@ -149,6 +152,8 @@ func configure(p process) (config, error) {
 	fs.StringVar(&f.githubFile, "github-secret-file", "", "file with the secret of GitHub webhooks, one a line while it is changed (or KILN_GITHUB_SECRET)")
 	fs.StringVar(&f.gitlabFile, "gitlab-secret-file", "", "file with the signing tokens (whsec_…) and secret tokens of GitLab hooks, one a line (or KILN_GITLAB_SECRET)")
 	fs.StringVar(&f.giteaFile, "gitea-secret-file", "", "file with the secret of Gitea or Forgejo webhooks, one a line while it is changed (or KILN_GITEA_SECRET)")
+	fs.StringVar(&f.bitbucketFile, "bitbucket-secret-file", "", "file with the secret of Bitbucket webhooks, one a line while it is changed (or KILN_BITBUCKET_SECRET)")
+	fs.StringVar(&cfg.bitbucket.Server, "bitbucket-url", p.getenv("KILN_BITBUCKET_URL"), "address of a Bitbucket Data Center whose webhooks do not say it (KILN_BITBUCKET_URL)")
 	fs.StringVar(&f.tokenFile, "token-file", "", "file with the bearer tokens of the other doors, one a line (or KILN_TOKEN); needed unless it listens on a loopback address")
 	fs.StringVar(&f.sink, "sink", p.getenv("K_SINK"), "URL that events are posted to (K_SINK)")
 	fs.StringVar(&f.sinkSecretFile, "sink-secret-file", "", "file with the secret that signs what is posted (or KILN_SINK_SECRET)")
@@ -217,6 +222,7 @@ func (f flags) applySecrets(p process, cfg *config) error {
 	}{
 		{f.githubFile, "KILN_GITHUB_SECRET", &cfg.githubSecrets},
 		{f.giteaFile, "KILN_GITEA_SECRET", &cfg.giteaSecrets},
+		{f.bitbucketFile, "KILN_BITBUCKET_SECRET", &cfg.bitbucket.Secrets},
 	} {
 		lines, err := secretLines(p, forge.file, forge.variable)
 		if err != nil {

@@ -266,7 +266,7 @@ func TestTokens(t *testing.T) {
 	}{
 		{"GET", "/healthz", "", 200}, {"GET", "/events", "", 401}, {"HEAD", "/events", "t0ken", 200},
 		{"POST", "/events/in", "", 401}, {"POST", "/events/in", "t0ken", 400}, {"POST", "/hooks/git", "", 401}, {"POST", "/hooks/github", "t0ken", 401},
-		{"POST", "/hooks/gitlab", "t0ken", 401},
+		{"POST", "/hooks/gitlab", "t0ken", 401}, {"POST", "/hooks/bitbucket", "t0ken", 401},
 		{"POST", "/hooks/gitea", "t0ken", 401},
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), tc.method, url+tc.path, nil)

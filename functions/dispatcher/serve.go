@@ -106,7 +106,7 @@ func (s *service) openBuilds() error {
 		Ledger: s.ledger, Triggers: s.cfg.triggers, Launcher: launcher{s.launcher}, Publish: s.publish,
 		Install: s.cfg.install, ResolveRef: s.resolveRef, Finisher: finisher,
 		GitHubSecrets: s.cfg.githubSecrets, GitLabSecrets: s.cfg.gitlabSecrets,
-		GiteaSecrets: s.cfg.giteaSecrets, Tokens: s.cfg.tokens, Now: s.cfg.now, Log: s.cfg.log,
+		GiteaSecrets: s.cfg.giteaSecrets, Bitbucket: s.cfg.bitbucket, Tokens: s.cfg.tokens, Now: s.cfg.now, Log: s.cfg.log,
 	})
 	return err
 }
