@@ -42,6 +42,7 @@ func Malformed(what, format string, args ...any) error {
 // change. It is answered with success.
 type IgnoredError struct {
 	Reason string // why, for people
+	Notice string // what an operator has to do about it, for the log; empty for nothing
 }
 
 func (e *IgnoredError) Error() string { return "ignored: " + e.Reason }

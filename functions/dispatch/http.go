@@ -35,7 +35,7 @@ const retrySeconds = 10
 //	POST /hooks/gitea      webhooks of Gitea and Forgejo, signed
 //	POST /hooks/bitbucket  webhooks of Bitbucket Cloud and Data Center, signed
 //	POST /hooks/git        post-receive of a plain repository
-//	POST /hooks/s3         notifications of S3 and MinIO
+//	POST /hooks/s3         notifications of S3 and MinIO, of SNS and EventBridge
 //	POST /events/in        CloudEvents: source.changed, Cloud Storage objects; Pub/Sub push
 //
 // The answers are those that webhooks, Pub/Sub and Knative understand alike:
@@ -165,6 +165,9 @@ func (d *Dispatcher) answerRefused(w http.ResponseWriter, r *http.Request, door 
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		reply(w, http.StatusUnauthorized, answer{Error: err.Error()})
 	case errors.As(err, &ignored):
+		if ignored.Notice != "" {
+			d.cfg.Log.Warn("request needs an operator", "door", door, "reason", ignored.Reason, "notice", ignored.Notice)
+		}
 		reply(w, http.StatusOK, answer{Ignored: ignored.Reason})
 	default:
 		d.answerPoison(w, r, door, body, err)

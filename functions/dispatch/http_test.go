@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -166,6 +167,7 @@ func TestAnswers(t *testing.T) {
 		"git garbage":           {lines("garbage\n"), 400, "line 1"},
 		"s3":                    {request{"/hooks/s3", nil, s3Body}, 200, "no trigger matches"},
 		"s3 test":               {request{"/hooks/s3", nil, `{"Event":"s3:TestEvent"}`}, 200, "tests"},
+		"s3 bridge":             {request{"/hooks/s3", nil, `{"detail-type":"Object Created","source":"aws.s3","detail":{"bucket":{"name":"b"},"object":{"key":"k","size":3,"etag":"e"}}}`}, 200, "no trigger matches"},
 		"s3 garbage":            {request{"/hooks/s3", nil, `[]`}, 400, "S3"},
 		"gcs":                   {finalized(gcsObject), 202, "new"},
 		"gcs empty":             {finalized(strings.Replace(gcsObject, `"3"`, `"0"`, 1)), 200, "empty"},
@@ -243,6 +245,18 @@ func TestSeveralChangesOfBitbucket(t *testing.T) {
 	status, a, _ := send(t, w.dispatcher(t).Handler(), bitbucketHook("repo:push", bitbucketBody("main", "next")))
 	if status != 202 || len(a.Builds) != 2 || len(w.launches) != 2 {
 		t.Errorf("%d %+v", status, a)
+	}
+}
+
+// Whoever runs the stack is told how to confirm a subscription; who asks is not.
+func TestConfirmationIsLogged(t *testing.T) {
+	const address = "https://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription"
+	var log strings.Builder
+	w := newWorld(new(ledger.Mem))
+	h := w.dispatcher(t, func(c *Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) }).Handler()
+	status, a, _ := send(t, h, request{"/hooks/s3", nil, `{"Type":"SubscriptionConfirmation","TopicArn":"arn:t","SubscribeURL":"` + address + `"}`})
+	if status != 200 || strings.Contains(a.Ignored, address) || !strings.Contains(log.String(), address) {
+		t.Errorf("%d %+v, log %s", status, a, log.String())
 	}
 }
 
