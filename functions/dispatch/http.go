@@ -11,6 +11,7 @@ import (
 
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/events/source"
+	"github.com/kilnhook/kiln/events/source/azure"
 	"github.com/kilnhook/kiln/events/source/bitbucket"
 	"github.com/kilnhook/kiln/events/source/gcs"
 	"github.com/kilnhook/kiln/events/source/git"
@@ -36,7 +37,8 @@ const retrySeconds = 10
 //	POST /hooks/bitbucket  webhooks of Bitbucket Cloud and Data Center, signed
 //	POST /hooks/git        post-receive of a plain repository
 //	POST /hooks/s3         notifications of S3 and MinIO, of SNS and EventBridge
-//	POST /events/in        CloudEvents: source.changed, Cloud Storage objects; Pub/Sub push
+//	POST /events/in        CloudEvents: source.changed, objects of Cloud Storage and Azure; Pub/Sub push
+//	OPTIONS /events/in     the question of Azure Event Grid whether it may send
 //
 // The answers are those that webhooks, Pub/Sub and Knative understand alike:
 // 202 when every build is durably accepted, with their ids as JSON; 200 when
@@ -53,6 +55,7 @@ func (d *Dispatcher) Handler() http.Handler {
 	mux.Handle("POST /hooks/git", d.door("/hooks/git", d.guarded(git.Parse)))
 	mux.Handle("POST /hooks/s3", d.door("/hooks/s3", d.guarded(s3.Parse)))
 	mux.Handle("POST /events/in", d.door("/events/in", d.guarded(parseEvent)))
+	mux.HandleFunc("OPTIONS /events/in", handshake)
 	return mux
 }
 
@@ -108,6 +111,8 @@ func parseEvent(h http.Header, body []byte) ([]events.Change, error) {
 		return put.Parse(h, body)
 	case strings.HasPrefix(typ, "google.cloud."):
 		return gcs.Parse(h, body)
+	case strings.HasPrefix(typ, azure.TypePrefix):
+		return azure.Parse(h, body)
 	default:
 		return nil, source.Ignored("nothing is built for events of type %s", typ)
 	}

@@ -124,6 +124,11 @@ func finalized(body string) request {
 	}, body}
 }
 
+func blobCreated(api string) request {
+	return request{"/events/in", map[string]string{"Content-Type": "application/cloudevents+json"}, `{"specversion":"1.0","type":"Microsoft.Storage.BlobCreated",
+		"source":"/s","id":"1","subject":"/blobServices/default/containers/c/blobs/k","data":{"api":"` + api + `","eTag":"0x1","contentLength":3,"url":"https://a.blob.core.windows.net/c/k"}}`}
+}
+
 func pubSub(data string) request {
 	body, err := json.Marshal(map[string]any{"subscription": "s", "message": map[string]any{
 		"messageId": "1", "data": []byte(data),
@@ -171,6 +176,9 @@ func TestAnswers(t *testing.T) {
 		"s3 garbage":            {request{"/hooks/s3", nil, `[]`}, 400, "S3"},
 		"gcs":                   {finalized(gcsObject), 202, "new"},
 		"gcs empty":             {finalized(strings.Replace(gcsObject, `"3"`, `"0"`, 1)), 200, "empty"},
+		"azure":                 {blobCreated("PutBlob"), 200, "no trigger matches"},
+		"azure not whole":       {blobCreated("CreateFile"), 200, "CreateFile"},
+		"azure garbage":         {blobCreated(""), 400, "api"},
 		"gcs garbage":           {finalized("x"), 400, "Cloud Storage"},
 		"pubsub":                {pubSub(gcsObject), 202, "new"},
 		"pubsub garbage":        {pubSub("x"), 200, "Cloud Storage"}, // or it would come for ever
