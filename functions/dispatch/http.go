@@ -18,6 +18,8 @@ import (
 	"github.com/kilnhook/kiln/events/source/gitea"
 	"github.com/kilnhook/kiln/events/source/github"
 	"github.com/kilnhook/kiln/events/source/gitlab"
+	"github.com/kilnhook/kiln/events/source/knative"
+	"github.com/kilnhook/kiln/events/source/pubsub"
 	"github.com/kilnhook/kiln/events/source/put"
 	"github.com/kilnhook/kiln/events/source/s3"
 )
@@ -37,7 +39,8 @@ const retrySeconds = 10
 //	POST /hooks/bitbucket  webhooks of Bitbucket Cloud and Data Center, signed
 //	POST /hooks/git        post-receive of a plain repository
 //	POST /hooks/s3         notifications of S3 and MinIO, of SNS and EventBridge
-//	POST /events/in        CloudEvents: source.changed, objects of Cloud Storage and Azure; Pub/Sub push
+//	POST /events/in        CloudEvents: source.changed, objects of Cloud Storage and Azure,
+//	                       pushes from Knative's sources; Pub/Sub push of the same
 //	OPTIONS /events/in     the question of Azure Event Grid whether it may send
 //
 // The answers are those that webhooks, Pub/Sub and Knative understand alike:
@@ -90,8 +93,13 @@ func (d *Dispatcher) guarded(parse parser) parser {
 	}
 }
 
-// parseEvent reads an event by its type.
+// parseEvent reads an event, in a message of Pub/Sub or alone.
 func parseEvent(h http.Header, body []byte) ([]events.Change, error) {
+	return pubsub.Parse(parseByType, h, body)
+}
+
+// parseByType reads an event by its type.
+func parseByType(h http.Header, body []byte) ([]events.Change, error) {
 	if !events.IsCloudEvent(h) {
 		return gcs.Parse(h, body)
 	}
@@ -111,6 +119,8 @@ func parseEvent(h http.Header, body []byte) ([]events.Change, error) {
 		return put.Parse(h, body)
 	case strings.HasPrefix(typ, "google.cloud."):
 		return gcs.Parse(h, body)
+	case knative.Knows(typ):
+		return knative.Parse(h, body)
 	case strings.HasPrefix(typ, azure.TypePrefix):
 		return azure.Parse(h, body)
 	default:
@@ -185,7 +195,7 @@ func (d *Dispatcher) answerRefused(w http.ResponseWriter, r *http.Request, door 
 func (d *Dispatcher) answerPoison(w http.ResponseWriter, r *http.Request, door string, body []byte, err error) {
 	reason := events.CleanText(err.Error(), events.MaxMessage)
 	keepErr := d.keepPoison(r.Context(), door, r.Header, body, reason)
-	if gcs.IsPush(body) {
+	if pubsub.IsPush(r.Header, body) {
 		if keepErr != nil {
 			d.answerFailed(w, door, keepErr)
 			return

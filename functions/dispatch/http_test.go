@@ -124,6 +124,38 @@ func finalized(body string) request {
 	}, body}
 }
 
+// knativeEvent is a CloudEvent that a source made of a webhook.
+func knativeEvent(typ, body string) request {
+	return request{"/events/in", map[string]string{
+		"Content-Type": "application/json", "Ce-Specversion": "1.0", "Ce-Id": "1", "Ce-Source": "https://h/r", "Ce-Type": typ,
+	}, body}
+}
+
+// inMessage puts a CloudEvent into a message that Pub/Sub pushes.
+func inMessage(r request) request {
+	attributes := map[string]string{}
+	for name, value := range r.header {
+		if rest, ok := strings.CutPrefix(name, "Ce-"); ok {
+			name = "ce-" + strings.ToLower(rest)
+		}
+		attributes[name] = value
+	}
+	body, err := json.Marshal(map[string]any{"subscription": "s", "message": map[string]any{
+		"messageId": "1", "data": []byte(r.body), "attributes": attributes,
+	}})
+	if err != nil {
+		panic(err)
+	}
+	return request{r.path, map[string]string{"Content-Type": "application/json"}, string(body)}
+}
+
+// bareMessage is what a push subscription without a wrapper makes of it.
+func bareMessage(r request) request {
+	r.header["X-Goog-Pubsub-Message-Id"] = "1"
+	r.header["X-Goog-Pubsub-Subscription-Name"] = "s"
+	return r
+}
+
 func blobCreated(api string) request {
 	return request{"/events/in", map[string]string{"Content-Type": "application/cloudevents+json"}, `{"specversion":"1.0","type":"Microsoft.Storage.BlobCreated",
 		"source":"/s","id":"1","subject":"/blobServices/default/containers/c/blobs/k","data":{"api":"` + api + `","eTag":"0x1","contentLength":3,"url":"https://a.blob.core.windows.net/c/k"}}`}
@@ -179,6 +211,16 @@ func TestAnswers(t *testing.T) {
 		"azure":                 {blobCreated("PutBlob"), 200, "no trigger matches"},
 		"azure not whole":       {blobCreated("CreateFile"), 200, "CreateFile"},
 		"azure garbage":         {blobCreated(""), 400, "api"},
+		"knative github":        {knativeEvent("dev.knative.source.github.push", pushBody(none, "a")), 202, "new"},
+		"knative gitlab":        {knativeEvent("dev.knative.sources.gitlab.push", gitLabBody("push", none, "a")), 202, "new"},
+		"adapter of github":     {knativeEvent("com.github.push", pushBody(none, "a")), 202, "new"},
+		"knative issue":         {knativeEvent("dev.knative.source.github.issues", "{}"), 200, "not a push"},
+		"knative garbage":       {knativeEvent("com.github.push", "{"), 400, "GitHub push"},
+		"pubsub event":          {inMessage(changed(t, ref(none, "a", 1))), 202, "new"},
+		"pubsub knative":        {inMessage(knativeEvent("com.github.push", pushBody(none, "a"))), 202, "new"},
+		"pubsub event garbage":  {inMessage(knativeEvent("com.github.push", "{")), 200, "GitHub push"},
+		"pubsub bare":           {bareMessage(changed(t, ref(none, "a", 1))), 202, "new"},
+		"pubsub bare garbage":   {bareMessage(knativeEvent("com.github.push", "{")), 200, "GitHub push"},
 		"gcs garbage":           {finalized("x"), 400, "Cloud Storage"},
 		"pubsub":                {pubSub(gcsObject), 202, "new"},
 		"pubsub garbage":        {pubSub("x"), 200, "Cloud Storage"}, // or it would come for ever
@@ -215,7 +257,7 @@ func TestAnswers(t *testing.T) {
 		if (status == 202) != (len(w.launches) == 1) {
 			t.Errorf("%s: answered %d with launches %v", name, status, w.launches)
 		}
-		if kept := w.keys(t, "poison/"); (len(kept) == 1) != (status == 400 || name == "pubsub garbage") {
+		if kept := w.keys(t, "poison/"); (len(kept) == 1) != (status == 400 || strings.HasPrefix(name, "pubsub") && strings.HasSuffix(name, "garbage")) {
 			t.Errorf("%s: kept %v", name, kept)
 		}
 	}

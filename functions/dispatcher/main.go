@@ -99,7 +99,8 @@ posts what became of them to a sink.
   POST /hooks/bitbucket  webhooks of Bitbucket, signed with the secret
   POST /hooks/git        lines of a post-receive hook, or a CloudEvent
   POST /hooks/s3         notifications of S3 and MinIO, of SNS and EventBridge
-  POST /events/in        CloudEvents: source.changed, Cloud Storage, Azure Event Grid; Pub/Sub push
+  POST /events/in        CloudEvents: source.changed, Cloud Storage, Azure Event Grid,
+                         Knative's GitHubSource and GitLabSource; Pub/Sub push
   GET  /events           what happens, as server-sent events
   GET  /healthz          200 while it works
 
