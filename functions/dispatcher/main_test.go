@@ -287,6 +287,47 @@ func TestTokens(t *testing.T) {
 	}
 }
 
+// Every forge's door opens with the secret it was given, from a file or from
+// the environment, and with no other.
+func TestForgeSecrets(t *testing.T) {
+	executor, _ := fakeExecutor(t, "")
+	triggers := write(t, "name: app\non: {git: {repo: h/r}}\n")
+	env := []string{"PATH=" + os.Getenv("PATH"), "KILN_GITLAB_SECRET=gitlab-token", "KILN_BITBUCKET_SECRET=bitbucket-secret"}
+	url, _ := start(t, env, "--data", t.TempDir(), "--triggers", triggers, "--executor", executor,
+		"--gitea-secret-file", write(t, "old-secret\ngitea-secret\n"), "--bitbucket-url", "https://bb.example.com")
+	const body = `{"object_kind":"issue"}`
+	sign := func(secret string) string {
+		mac := hmac.New(sha256.New, []byte(secret))
+		mac.Write([]byte(body))
+		return hex.EncodeToString(mac.Sum(nil))
+	}
+	for _, tc := range []struct {
+		path, header, value string
+		status              int
+	}{
+		{"/hooks/gitlab", "X-Gitlab-Token", "gitlab-token", 200}, {"/hooks/gitlab", "X-Gitlab-Token", "gitea-secret", 401},
+		{"/hooks/gitea", "X-Gitea-Signature", sign("gitea-secret"), 200}, {"/hooks/gitea", "X-Gitea-Signature", sign("old-secret"), 200},
+		{"/hooks/gitea", "X-Gitea-Signature", sign("bitbucket-secret"), 401},
+		{"/hooks/bitbucket", "X-Hub-Signature", "sha256=" + sign("bitbucket-secret"), 200},
+		{"/hooks/bitbucket", "X-Hub-Signature", "sha256=" + sign("gitea-secret"), 401},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+tc.path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set(tc.header, tc.value)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != tc.status {
+			t.Errorf("%s with %s: %d, want %d", tc.path, tc.value, resp.StatusCode, tc.status)
+		}
+	}
+}
+
 // Whatever is wrong with the configuration is said at the start, with what to
 // do about it.
 func TestConfigErrors(t *testing.T) {
