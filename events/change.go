@@ -20,7 +20,8 @@ type Change struct {
 	// Kind is KindObject or KindGit.
 	Kind string `json:"kind"`
 	// Location is the bucket as a URL without a path ("gs://b", "s3://b",
-	// "kiln://b"), or the repository as "host/path" in lower-case host, with
+	// "kiln://b") or, of Azure, the address of the container
+	// ("https://a.blob.core.windows.net/c"); or the repository as "host/path" in lower-case host, with
 	// neither scheme nor ".git".
 	Location string `json:"location"`
 	// Name is the object's key, or the full name of the ref.

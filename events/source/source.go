@@ -7,8 +7,6 @@
 package source
 
 import (
-	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -44,6 +42,7 @@ func Malformed(what, format string, args ...any) error {
 // change. It is answered with success.
 type IgnoredError struct {
 	Reason string // why, for people
+	Notice string // what an operator has to do about it, for the log; empty for nothing
 }
 
 func (e *IgnoredError) Error() string { return "ignored: " + e.Reason }
@@ -58,19 +57,11 @@ func Ignored(format string, args ...any) error {
 // wrong token. No tokens let nothing pass.
 func VerifyBearer(tokens []string, h http.Header) error {
 	scheme, given, _ := strings.Cut(h.Get("Authorization"), " ")
-	sum := sha256.Sum256([]byte(strings.TrimSpace(given)))
-	ok := 0
-	for _, token := range tokens {
-		if token == "" {
-			continue
-		}
-		want := sha256.Sum256([]byte(token))
-		ok |= subtle.ConstantTimeCompare(sum[:], want[:])
-	}
-	if ok != 1 || !strings.EqualFold(scheme, "Bearer") {
+	err := VerifyToken(tokens, strings.TrimSpace(given))
+	if !strings.EqualFold(scheme, "Bearer") {
 		return ErrUnauthorised
 	}
-	return nil
+	return err
 }
 
 // changed is the data of a TypeSourceChanged event; repo and ref are another

@@ -17,6 +17,8 @@ import (
 
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/events/source"
+	"github.com/kilnhook/kiln/events/source/bitbucket"
+	"github.com/kilnhook/kiln/events/source/gitlab"
 	"github.com/kilnhook/kiln/events/trigger"
 	"github.com/kilnhook/kiln/functions/finish"
 )
@@ -101,6 +103,14 @@ type Config struct {
 	// GitHubSecrets are the secrets of GitHub webhooks; several while they are
 	// changed. None closes that door.
 	GitHubSecrets [][]byte
+	// GitLabSecrets are the signing keys and tokens of GitLab hooks. None
+	// closes that door.
+	GitLabSecrets gitlab.Secrets
+	// GiteaSecrets are the secrets of webhooks of Gitea and Forgejo. None
+	// closes that door.
+	GiteaSecrets [][]byte
+	// Bitbucket has the secrets of its webhooks. None closes that door.
+	Bitbucket bitbucket.Config
 	// Tokens are the bearer tokens of the other doors. None opens them to
 	// everybody who can reach them, which is right only where the platform in
 	// front has checked, or on a loopback address.

@@ -11,9 +11,15 @@ import (
 
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/events/source"
+	"github.com/kilnhook/kiln/events/source/azure"
+	"github.com/kilnhook/kiln/events/source/bitbucket"
 	"github.com/kilnhook/kiln/events/source/gcs"
 	"github.com/kilnhook/kiln/events/source/git"
+	"github.com/kilnhook/kiln/events/source/gitea"
 	"github.com/kilnhook/kiln/events/source/github"
+	"github.com/kilnhook/kiln/events/source/gitlab"
+	"github.com/kilnhook/kiln/events/source/knative"
+	"github.com/kilnhook/kiln/events/source/pubsub"
 	"github.com/kilnhook/kiln/events/source/put"
 	"github.com/kilnhook/kiln/events/source/s3"
 )
@@ -27,10 +33,15 @@ const retrySeconds = 10
 
 // Handler returns the doors through which changes come:
 //
-//	POST /hooks/github  webhooks of GitHub, signed
-//	POST /hooks/git     post-receive of a plain repository
-//	POST /hooks/s3      notifications of S3 and MinIO
-//	POST /events/in     CloudEvents: source.changed, Cloud Storage objects; Pub/Sub push
+//	POST /hooks/github     webhooks of GitHub, signed
+//	POST /hooks/gitlab     hooks of GitLab, signed or with a token
+//	POST /hooks/gitea      webhooks of Gitea and Forgejo, signed
+//	POST /hooks/bitbucket  webhooks of Bitbucket Cloud and Data Center, signed
+//	POST /hooks/git        post-receive of a plain repository
+//	POST /hooks/s3         notifications of S3 and MinIO, of SNS and EventBridge
+//	POST /events/in        CloudEvents: source.changed, objects of Cloud Storage and Azure,
+//	                       pushes from Knative's sources; Pub/Sub push of the same
+//	OPTIONS /events/in     the question of Azure Event Grid whether it may send
 //
 // The answers are those that webhooks, Pub/Sub and Knative understand alike:
 // 202 when every build is durably accepted, with their ids as JSON; 200 when
@@ -41,9 +52,13 @@ const retrySeconds = 10
 func (d *Dispatcher) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("POST /hooks/github", d.door("/hooks/github", d.parseGitHub))
+	mux.Handle("POST /hooks/gitlab", d.door("/hooks/gitlab", d.parseGitLab))
+	mux.Handle("POST /hooks/gitea", d.door("/hooks/gitea", d.parseGitea))
+	mux.Handle("POST /hooks/bitbucket", d.door("/hooks/bitbucket", d.parseBitbucket))
 	mux.Handle("POST /hooks/git", d.door("/hooks/git", d.guarded(git.Parse)))
 	mux.Handle("POST /hooks/s3", d.door("/hooks/s3", d.guarded(s3.Parse)))
 	mux.Handle("POST /events/in", d.door("/events/in", d.guarded(parseEvent)))
+	mux.HandleFunc("OPTIONS /events/in", handshake)
 	return mux
 }
 
@@ -52,6 +67,18 @@ type parser func(h http.Header, body []byte) ([]events.Change, error)
 
 func (d *Dispatcher) parseGitHub(h http.Header, body []byte) ([]events.Change, error) {
 	return github.Parse(d.cfg.GitHubSecrets, h, body)
+}
+
+func (d *Dispatcher) parseGitLab(h http.Header, body []byte) ([]events.Change, error) {
+	return gitlab.Parse(d.cfg.GitLabSecrets, d.cfg.Now(), h, body)
+}
+
+func (d *Dispatcher) parseGitea(h http.Header, body []byte) ([]events.Change, error) {
+	return gitea.Parse(d.cfg.GiteaSecrets, h, body)
+}
+
+func (d *Dispatcher) parseBitbucket(h http.Header, body []byte) ([]events.Change, error) {
+	return bitbucket.Parse(d.cfg.Bitbucket, h, body)
 }
 
 // guarded lets only those through who have a token, if there are tokens.
@@ -66,8 +93,13 @@ func (d *Dispatcher) guarded(parse parser) parser {
 	}
 }
 
-// parseEvent reads an event by its type.
+// parseEvent reads an event, in a message of Pub/Sub or alone.
 func parseEvent(h http.Header, body []byte) ([]events.Change, error) {
+	return pubsub.Parse(parseByType, h, body)
+}
+
+// parseByType reads an event by its type.
+func parseByType(h http.Header, body []byte) ([]events.Change, error) {
 	if !events.IsCloudEvent(h) {
 		return gcs.Parse(h, body)
 	}
@@ -87,6 +119,10 @@ func parseEvent(h http.Header, body []byte) ([]events.Change, error) {
 		return put.Parse(h, body)
 	case strings.HasPrefix(typ, "google.cloud."):
 		return gcs.Parse(h, body)
+	case knative.Knows(typ):
+		return knative.Parse(h, body)
+	case strings.HasPrefix(typ, azure.TypePrefix):
+		return azure.Parse(h, body)
 	default:
 		return nil, source.Ignored("nothing is built for events of type %s", typ)
 	}
@@ -144,6 +180,9 @@ func (d *Dispatcher) answerRefused(w http.ResponseWriter, r *http.Request, door 
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		reply(w, http.StatusUnauthorized, answer{Error: err.Error()})
 	case errors.As(err, &ignored):
+		if ignored.Notice != "" {
+			d.cfg.Log.Warn("request needs an operator", "door", door, "reason", ignored.Reason, "notice", ignored.Notice)
+		}
 		reply(w, http.StatusOK, answer{Ignored: ignored.Reason})
 	default:
 		d.answerPoison(w, r, door, body, err)
@@ -156,7 +195,7 @@ func (d *Dispatcher) answerRefused(w http.ResponseWriter, r *http.Request, door 
 func (d *Dispatcher) answerPoison(w http.ResponseWriter, r *http.Request, door string, body []byte, err error) {
 	reason := events.CleanText(err.Error(), events.MaxMessage)
 	keepErr := d.keepPoison(r.Context(), door, r.Header, body, reason)
-	if gcs.IsPush(body) {
+	if pubsub.IsPush(r.Header, body) {
 		if keepErr != nil {
 			d.answerFailed(w, door, keepErr)
 			return

@@ -1,13 +1,11 @@
 package dispatch
 
 import (
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -43,72 +41,16 @@ func send(t testing.TB, h http.Handler, r request) (int, answer, http.Header) {
 	return rec.Code, a, rec.Header()
 }
 
-// gitHub is a signed webhook.
-func gitHub(event, body string) request {
-	mac := hmac.New(sha256.New, []byte("s3cr3t"))
-	mac.Write([]byte(body))
-	return request{"/hooks/github", map[string]string{
-		"Content-Type": "application/json", "X-GitHub-Event": event, "X-GitHub-Delivery": "guid-1",
-		"X-Hub-Signature-256": "sha256=" + hex.EncodeToString(mac.Sum(nil)),
-		"Traceparent":         "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-	}, body}
-}
-
-func pushBody(before, after string) string {
-	return fmt.Sprintf(`{"ref":"refs/heads/main","before":%q,"after":%q,"repository":{"full_name":"r","clone_url":"https://h/r.git","pushed_at":1795400005}}`, id(before), id(after))
-}
-
-// lines is a post-receive hook.
-func lines(body string) request {
-	return request{"/hooks/git", map[string]string{"Content-Type": "text/plain", "Kiln-Repository": "ssh://git@h/r.git"}, body}
-}
-
-// changed is a CloudEvent of ours in binary mode.
-func changed(t testing.TB, c events.Change) request {
-	t.Helper()
-	e, err := events.SourceChangedEvent("i", "t", c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	header, body, err := events.EncodeHTTP(e)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := request{"/events/in", map[string]string{}, string(body)}
-	for name, values := range header {
-		r.header[name] = values[0]
-	}
-	return r
-}
-
-const gcsObject = `{"bucket":"b","name":"k","generation":"7","size":"3"}`
-
-func finalized(body string) request {
-	return request{"/events/in", map[string]string{
-		"Content-Type": "application/json", "Ce-Specversion": "1.0", "Ce-Id": "1", "Ce-Source": "//storage.googleapis.com/projects/_/buckets/b",
-		"Ce-Type": "google.cloud.storage.object.v1.finalized",
-	}, body}
-}
-
-func pubSub(data string) request {
-	body, err := json.Marshal(map[string]any{"subscription": "s", "message": map[string]any{
-		"messageId": "1", "data": []byte(data),
-		"attributes": map[string]string{"eventType": "OBJECT_FINALIZE", "payloadFormat": "JSON_API_V1"},
-	}})
-	if err != nil {
-		panic(err)
-	}
-	return request{"/events/in", map[string]string{"Content-Type": "application/json"}, string(body)}
-}
-
-const s3Body = `{"Records":[{"eventName":"ObjectCreated:Put","s3":{"bucket":{"name":"b"},"object":{"key":"k","size":3,"eTag":"e","sequencer":"0A"}}}]}`
-
 // Every kind of request and the answer it gets.
 func TestAnswers(t *testing.T) {
 	unsigned := gitHub("push", pushBody(none, "a"))
 	unsigned.header["X-Hub-Signature-256"] = "sha256=" + strings.Repeat("0", 64)
 	form := gitHub("push", "payload=%7B%7D")
 	form.header["Content-Type"] = "application/x-www-form-urlencoded"
+	forged := giteaHook("push", pushBody(none, "a"))
+	forged.header["X-Forgejo-Signature"] = strings.Repeat("0", 64)
+	unsignedPush := bitbucketHook("repo:push", bitbucketBody("main"))
+	delete(unsignedPush.header, "X-Hub-Signature")
 	structured := request{"/events/in", map[string]string{"Content-Type": "application/cloudevents+json"},
 		`{"specversion":"1.0","id":"1","type":"dev.kilnhook.build.finished.v1","source":"/s"}`}
 	otherRepo := changed(t, events.Change{Kind: events.KindGit, Location: "h/other", Name: "refs/heads/main", Before: id(none), After: id("a")})
@@ -129,9 +71,23 @@ func TestAnswers(t *testing.T) {
 		"git garbage":           {lines("garbage\n"), 400, "line 1"},
 		"s3":                    {request{"/hooks/s3", nil, s3Body}, 200, "no trigger matches"},
 		"s3 test":               {request{"/hooks/s3", nil, `{"Event":"s3:TestEvent"}`}, 200, "tests"},
+		"s3 bridge":             {request{"/hooks/s3", nil, `{"detail-type":"Object Created","source":"aws.s3","detail":{"bucket":{"name":"b"},"object":{"key":"k","size":3,"etag":"e"}}}`}, 200, "no trigger matches"},
 		"s3 garbage":            {request{"/hooks/s3", nil, `[]`}, 400, "S3"},
 		"gcs":                   {finalized(gcsObject), 202, "new"},
 		"gcs empty":             {finalized(strings.Replace(gcsObject, `"3"`, `"0"`, 1)), 200, "empty"},
+		"azure":                 {blobCreated("PutBlob"), 200, "no trigger matches"},
+		"azure not whole":       {blobCreated("CreateFile"), 200, "CreateFile"},
+		"azure garbage":         {blobCreated(""), 400, "api"},
+		"knative github":        {knativeEvent("dev.knative.source.github.push", pushBody(none, "a")), 202, "new"},
+		"knative gitlab":        {knativeEvent("dev.knative.sources.gitlab.push", gitLabBody("push", none, "a")), 202, "new"},
+		"adapter of github":     {knativeEvent("com.github.push", pushBody(none, "a")), 202, "new"},
+		"knative issue":         {knativeEvent("dev.knative.source.github.issues", "{}"), 200, "not a push"},
+		"knative garbage":       {knativeEvent("com.github.push", "{"), 400, "GitHub push"},
+		"pubsub event":          {inMessage(changed(t, ref(none, "a", 1))), 202, "new"},
+		"pubsub knative":        {inMessage(knativeEvent("com.github.push", pushBody(none, "a"))), 202, "new"},
+		"pubsub event garbage":  {inMessage(knativeEvent("com.github.push", "{")), 200, "GitHub push"},
+		"pubsub bare":           {bareMessage(changed(t, ref(none, "a", 1))), 202, "new"},
+		"pubsub bare garbage":   {bareMessage(knativeEvent("com.github.push", "{")), 200, "GitHub push"},
 		"gcs garbage":           {finalized("x"), 400, "Cloud Storage"},
 		"pubsub":                {pubSub(gcsObject), 202, "new"},
 		"pubsub garbage":        {pubSub("x"), 200, "Cloud Storage"}, // or it would come for ever
@@ -140,7 +96,21 @@ func TestAnswers(t *testing.T) {
 		"source.changed other":  {otherRepo, 200, "no trigger matches"},
 		"our own event":         {structured, 200, "nothing is built for events of type dev.kilnhook.build.finished.v1"},
 		"no event":              {request{"/events/in", map[string]string{"Content-Type": "application/json"}, "{}"}, 400, "no message"},
-		"no such door":          {request{"/hooks/gitlab", nil, "{}"}, 404, ""},
+		"no such door":          {request{"/hooks/gogs", nil, "{}"}, 404, ""},
+		"gitlab push":           {gitLab("s3cr3t", gitLabBody("push", none, "a")), 202, "new"},
+		"gitlab delete":         {gitLab("s3cr3t", gitLabBody("push", "a", none)), 200, "never built"},
+		"gitlab other":          {gitLab("s3cr3t", gitLabBody("issue", none, "a")), 200, "event is issue"},
+		"gitlab wrong":          {gitLab("secret", gitLabBody("push", none, "a")), 401, "token"},
+		"gitea push":            {giteaHook("push", pushBody(none, "a")), 202, "new"},
+		"gitea delete":          {giteaHook("delete", `{"ref":"main","ref_type":"branch","repository":{"clone_url":"https://h/r.git"}}`), 200, "never built"},
+		"gitea create":          {giteaHook("create", "{}"), 200, "event is create"},
+		"gitea forged":          {forged, 401, "signature"},
+		"gitea garbage":         {giteaHook("push", "{"), 400, "Gitea push"},
+		"bitbucket push":        {bitbucketHook("repo:push", bitbucketBody("main")), 202, "new"},
+		"bitbucket other":       {bitbucketHook("diagnostics:ping", "{}"), 200, "diagnostics:ping"},
+		"bitbucket wrong":       {unsignedPush, 401, "signature"},
+		"bitbucket garbage":     {bitbucketHook("repo:push", "{"), 400, "Bitbucket push"},
+		"gitlab garbage":        {gitLab("s3cr3t", "{"), 400, "GitLab push"},
 	} {
 		w := newWorld(new(ledger.Mem))
 		status, a, _ := send(t, w.dispatcher(t).Handler(), tc.request)
@@ -154,7 +124,7 @@ func TestAnswers(t *testing.T) {
 		if (status == 202) != (len(w.launches) == 1) {
 			t.Errorf("%s: answered %d with launches %v", name, status, w.launches)
 		}
-		if kept := w.keys(t, "poison/"); (len(kept) == 1) != (status == 400 || name == "pubsub garbage") {
+		if kept := w.keys(t, "poison/"); (len(kept) == 1) != (status == 400 || strings.HasPrefix(name, "pubsub") && strings.HasSuffix(name, "garbage")) {
 			t.Errorf("%s: kept %v", name, kept)
 		}
 	}
@@ -183,6 +153,27 @@ func TestSeveralChanges(t *testing.T) {
 	status, a, _ := send(t, w.dispatcher(t).Handler(), lines(body))
 	if status != 202 || len(a.Builds) != 3 || len(w.launches) != 2 {
 		t.Errorf("%d %+v", status, a)
+	}
+}
+
+// Several refs of one webhook are as many builds.
+func TestSeveralChangesOfBitbucket(t *testing.T) {
+	w := newWorld(new(ledger.Mem))
+	status, a, _ := send(t, w.dispatcher(t).Handler(), bitbucketHook("repo:push", bitbucketBody("main", "next")))
+	if status != 202 || len(a.Builds) != 2 || len(w.launches) != 2 {
+		t.Errorf("%d %+v", status, a)
+	}
+}
+
+// Whoever runs the stack is told how to confirm a subscription; who asks is not.
+func TestConfirmationIsLogged(t *testing.T) {
+	const address = "https://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription"
+	var log strings.Builder
+	w := newWorld(new(ledger.Mem))
+	h := w.dispatcher(t, func(c *Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) }).Handler()
+	status, a, _ := send(t, h, request{"/hooks/s3", nil, `{"Type":"SubscriptionConfirmation","TopicArn":"arn:t","SubscribeURL":"` + address + `"}`})
+	if status != 200 || strings.Contains(a.Ignored, address) || !strings.Contains(log.String(), address) {
+		t.Errorf("%d %+v, log %s", status, a, log.String())
 	}
 }
 

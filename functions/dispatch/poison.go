@@ -3,6 +3,7 @@ package dispatch
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/kilnhook/kiln/events"
@@ -29,12 +30,17 @@ func (d *Dispatcher) keepPoison(ctx context.Context, door string, h http.Header,
 // harmless are the headers that say what a request is. None holds a credential
 // or a signature.
 func harmless(h http.Header) map[string]string {
+	telling := []string{
+		"content-type", "user-agent", "x-github-event", "x-github-delivery",
+		"x-gitlab-event", "x-gitlab-event-uuid", "idempotency-key", "webhook-id",
+		"x-gitea-event", "x-gitea-delivery", "x-forgejo-event", "x-forgejo-delivery",
+		"x-event-key", "x-request-uuid", "x-request-id",
+	}
 	kept := map[string]string{}
 	for name := range h {
 		lower := strings.ToLower(name)
 		switch {
-		case lower == "content-type", lower == "user-agent", strings.HasPrefix(lower, "ce-"),
-			lower == "x-github-event", lower == "x-github-delivery", strings.HasPrefix(lower, "kiln-"):
+		case slices.Contains(telling, lower), strings.HasPrefix(lower, "ce-"), strings.HasPrefix(lower, "kiln-"):
 			kept[name] = events.CleanText(h.Get(name), events.MaxAttribute)
 		}
 	}

@@ -14,6 +14,8 @@ import (
 	"github.com/cloudevents/sdk-go/v2/event"
 
 	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/events/source/bitbucket"
+	"github.com/kilnhook/kiln/events/source/gitlab"
 	"github.com/kilnhook/kiln/events/trigger"
 	"github.com/kilnhook/kiln/functions/finish"
 	"github.com/kilnhook/kiln/functions/record"
@@ -192,6 +194,7 @@ func (w *world) dispatcher(t testing.TB, edit ...func(*Config)) *Dispatcher {
 	cfg := Config{
 		Ledger: w, Triggers: triggers(t, kilnYAML), Launcher: w, Publish: w.publish, Install: "test",
 		ResolveRef: w.resolve, Finisher: w.finisher(t), Now: w.clock, GitHubSecrets: [][]byte{[]byte("s3cr3t")},
+		GitLabSecrets: gitlab.Secrets{Tokens: []string{"s3cr3t"}}, Bitbucket: bitbucket.Config{Secrets: [][]byte{[]byte("s3cr3t")}}, GiteaSecrets: [][]byte{[]byte("s3cr3t")},
 	}
 	for _, f := range edit {
 		f(&cfg)

@@ -21,6 +21,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/kilnhook/kiln/events/source/bitbucket"
+	"github.com/kilnhook/kiln/events/source/gitlab"
 	"github.com/kilnhook/kiln/events/trigger"
 	"github.com/kilnhook/kiln/infra/bus"
 )
@@ -73,7 +75,9 @@ func run(ctx context.Context, p process) error {
 type config struct {
 	listen, data, ledger, install string
 	triggers                      trigger.Set
-	githubSecrets                 [][]byte
+	githubSecrets, giteaSecrets   [][]byte
+	gitlabSecrets                 gitlab.Secrets
+	bitbucket                     bitbucket.Config
 	tokens                        []string
 	sink                          *bus.Subscriber // nil: nobody is told
 	executor                      []string
@@ -89,12 +93,16 @@ type config struct {
 const usage = `dispatcher receives changes over HTTP, builds them with child processes, and
 posts what became of them to a sink.
 
-  POST /hooks/github  webhooks of GitHub, signed with the secret
-  POST /hooks/git     lines of a post-receive hook, or a CloudEvent
-  POST /hooks/s3      notifications of S3 and MinIO
-  POST /events/in     CloudEvents: source.changed, Cloud Storage; Pub/Sub push
-  GET  /events        what happens, as server-sent events
-  GET  /healthz       200 while it works
+  POST /hooks/github     webhooks of GitHub, signed with the secret
+  POST /hooks/gitlab     hooks of GitLab, with its signing token or secret token
+  POST /hooks/gitea      webhooks of Gitea and Forgejo, signed with the secret
+  POST /hooks/bitbucket  webhooks of Bitbucket, signed with the secret
+  POST /hooks/git        lines of a post-receive hook, or a CloudEvent
+  POST /hooks/s3         notifications of S3 and MinIO, of SNS and EventBridge
+  POST /events/in        CloudEvents: source.changed, Cloud Storage, Azure Event Grid,
+                         Knative's GitHubSource and GitLabSource; Pub/Sub push
+  GET  /events           what happens, as server-sent events
+  GET  /healthz          200 while it works
 
 Usage:
   dispatcher --triggers kiln.yaml --data DIR [flags]
@@ -104,8 +112,9 @@ Flags:
 
 // flags are the values of the command line that need work before use.
 type flags struct {
-	triggers, secretFile, tokenFile, sink, sinkSecretFile, executor, logFormat string
-	executorFlags, insecure                                                    list
+	triggers, tokenFile, sink, sinkSecretFile, executor, logFormat string
+	githubFile, gitlabFile, giteaFile, bitbucketFile               string
+	executorFlags, insecure                                        list
 }
 
 // list is a flag that may be given several times.
@@ -141,7 +150,11 @@ func configure(p process) (config, error) {
 	fs.StringVar(&cfg.ledger, "ledger", p.getenv("KILN_LEDGER"), "directory of the ledger, of this dispatcher alone (KILN_LEDGER; default <data>/ledger)")
 	fs.StringVar(&cfg.install, "install", or(p.getenv("KILN_INSTALL"), "default"), "name of this installation, in the source of events (KILN_INSTALL)")
 	fs.StringVar(&f.triggers, "triggers", or(p.getenv("KILN_TRIGGERS"), "kiln.yaml"), "file that says what is built (KILN_TRIGGERS)")
-	fs.StringVar(&f.secretFile, "github-secret-file", "", "file with the secret of GitHub webhooks, one a line while it is changed (or KILN_GITHUB_SECRET)")
+	fs.StringVar(&f.githubFile, "github-secret-file", "", "file with the secret of GitHub webhooks, one a line while it is changed (or KILN_GITHUB_SECRET)")
+	fs.StringVar(&f.gitlabFile, "gitlab-secret-file", "", "file with the signing tokens (whsec_…) and secret tokens of GitLab hooks, one a line (or KILN_GITLAB_SECRET)")
+	fs.StringVar(&f.giteaFile, "gitea-secret-file", "", "file with the secret of Gitea or Forgejo webhooks, one a line while it is changed (or KILN_GITEA_SECRET)")
+	fs.StringVar(&f.bitbucketFile, "bitbucket-secret-file", "", "file with the secret of Bitbucket webhooks, one a line while it is changed (or KILN_BITBUCKET_SECRET)")
+	fs.StringVar(&cfg.bitbucket.Server, "bitbucket-url", p.getenv("KILN_BITBUCKET_URL"), "address of a Bitbucket Data Center whose webhooks do not say it (KILN_BITBUCKET_URL)")
 	fs.StringVar(&f.tokenFile, "token-file", "", "file with the bearer tokens of the other doors, one a line (or KILN_TOKEN); needed unless it listens on a loopback address")
 	fs.StringVar(&f.sink, "sink", p.getenv("K_SINK"), "URL that events are posted to (K_SINK)")
 	fs.StringVar(&f.sinkSecretFile, "sink-secret-file", "", "file with the secret that signs what is posted (or KILN_SINK_SECRET)")
@@ -193,17 +206,41 @@ func (f flags) apply(p process, cfg *config) error {
 	if cfg.triggers, err = trigger.Parse(f.triggers, data); err != nil {
 		return fmt.Errorf("read triggers:\n%w", err)
 	}
-	secrets, err := secretLines(p, f.secretFile, "KILN_GITHUB_SECRET")
-	if err != nil {
+	if err := f.applySecrets(p, cfg); err != nil {
 		return err
-	}
-	for _, s := range secrets {
-		cfg.githubSecrets = append(cfg.githubSecrets, []byte(s))
 	}
 	if cfg.tokens, err = secretLines(p, f.tokenFile, "KILN_TOKEN"); err != nil {
 		return err
 	}
 	return f.applySink(p, cfg)
+}
+
+// applySecrets reads the secrets of the forges.
+func (f flags) applySecrets(p process, cfg *config) error {
+	for _, forge := range []struct {
+		file, variable string
+		secrets        *[][]byte
+	}{
+		{f.githubFile, "KILN_GITHUB_SECRET", &cfg.githubSecrets},
+		{f.giteaFile, "KILN_GITEA_SECRET", &cfg.giteaSecrets},
+		{f.bitbucketFile, "KILN_BITBUCKET_SECRET", &cfg.bitbucket.Secrets},
+	} {
+		lines, err := secretLines(p, forge.file, forge.variable)
+		if err != nil {
+			return err
+		}
+		for _, s := range lines {
+			*forge.secrets = append(*forge.secrets, []byte(s))
+		}
+	}
+	lines, err := secretLines(p, f.gitlabFile, "KILN_GITLAB_SECRET")
+	if err != nil {
+		return err
+	}
+	if cfg.gitlabSecrets, err = gitlab.ParseSecrets(lines); err != nil {
+		return fmt.Errorf("secrets of GitLab: %w", err)
+	}
+	return nil
 }
 
 // applySink makes a subscriber of the sink.

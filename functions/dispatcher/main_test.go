@@ -266,6 +266,8 @@ func TestTokens(t *testing.T) {
 	}{
 		{"GET", "/healthz", "", 200}, {"GET", "/events", "", 401}, {"HEAD", "/events", "t0ken", 200},
 		{"POST", "/events/in", "", 401}, {"POST", "/events/in", "t0ken", 400}, {"POST", "/hooks/git", "", 401}, {"POST", "/hooks/github", "t0ken", 401},
+		{"POST", "/hooks/gitlab", "t0ken", 401}, {"POST", "/hooks/bitbucket", "t0ken", 401},
+		{"POST", "/hooks/gitea", "t0ken", 401},
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), tc.method, url+tc.path, nil)
 		if err != nil {
@@ -281,6 +283,47 @@ func TestTokens(t *testing.T) {
 		resp.Body.Close()
 		if resp.StatusCode != tc.status {
 			t.Errorf("%s %s with token %q: %d, want %d", tc.method, tc.path, tc.token, resp.StatusCode, tc.status)
+		}
+	}
+}
+
+// Every forge's door opens with the secret it was given, from a file or from
+// the environment, and with no other.
+func TestForgeSecrets(t *testing.T) {
+	executor, _ := fakeExecutor(t, "")
+	triggers := write(t, "name: app\non: {git: {repo: h/r}}\n")
+	env := []string{"PATH=" + os.Getenv("PATH"), "KILN_GITLAB_SECRET=gitlab-token", "KILN_BITBUCKET_SECRET=bitbucket-secret"}
+	url, _ := start(t, env, "--data", t.TempDir(), "--triggers", triggers, "--executor", executor,
+		"--gitea-secret-file", write(t, "old-secret\ngitea-secret\n"), "--bitbucket-url", "https://bb.example.com")
+	const body = `{"object_kind":"issue"}`
+	sign := func(secret string) string {
+		mac := hmac.New(sha256.New, []byte(secret))
+		mac.Write([]byte(body))
+		return hex.EncodeToString(mac.Sum(nil))
+	}
+	for _, tc := range []struct {
+		path, header, value string
+		status              int
+	}{
+		{"/hooks/gitlab", "X-Gitlab-Token", "gitlab-token", 200}, {"/hooks/gitlab", "X-Gitlab-Token", "gitea-secret", 401},
+		{"/hooks/gitea", "X-Gitea-Signature", sign("gitea-secret"), 200}, {"/hooks/gitea", "X-Gitea-Signature", sign("old-secret"), 200},
+		{"/hooks/gitea", "X-Gitea-Signature", sign("bitbucket-secret"), 401},
+		{"/hooks/bitbucket", "X-Hub-Signature", "sha256=" + sign("bitbucket-secret"), 200},
+		{"/hooks/bitbucket", "X-Hub-Signature", "sha256=" + sign("gitea-secret"), 401},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+tc.path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set(tc.header, tc.value)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != tc.status {
+			t.Errorf("%s with %s: %d, want %d", tc.path, tc.value, resp.StatusCode, tc.status)
 		}
 	}
 }
@@ -307,6 +350,7 @@ func TestConfigErrors(t *testing.T) {
 		"parallel":            {nil, []string{"--parallel", "0"}, "must be positive"},
 		"secret file":         {nil, []string{"--github-secret-file", "/nonexistent"}, "read secret"},
 		"empty secret file":   {nil, []string{"--github-secret-file", write(t, "\n")}, "is empty"},
+		"gitlab secret":       {[]string{"KILN_GITLAB_SECRET=whsec_x"}, nil, "copy the whole signing token"},
 		"sink":                {[]string{"K_SINK=ftp://x"}, nil, "http"},
 		"sink secret":         {[]string{"K_SINK=http://127.0.0.1:1/", "KILN_SINK_SECRET=short"}, nil, "use 16 or more"},
 	} {

@@ -105,7 +105,8 @@ func (s *service) openBuilds() error {
 	s.dispatcher, err = dispatch.New(dispatch.Config{
 		Ledger: s.ledger, Triggers: s.cfg.triggers, Launcher: launcher{s.launcher}, Publish: s.publish,
 		Install: s.cfg.install, ResolveRef: s.resolveRef, Finisher: finisher,
-		GitHubSecrets: s.cfg.githubSecrets, Tokens: s.cfg.tokens, Now: s.cfg.now, Log: s.cfg.log,
+		GitHubSecrets: s.cfg.githubSecrets, GitLabSecrets: s.cfg.gitlabSecrets,
+		GiteaSecrets: s.cfg.giteaSecrets, Bitbucket: s.cfg.bitbucket, Tokens: s.cfg.tokens, Now: s.cfg.now, Log: s.cfg.log,
 	})
 	return err
 }

@@ -41,8 +41,7 @@ type object struct {
 
 // push is what a push subscription posts.
 type push struct {
-	Subscription string   `json:"subscription"`
-	Message      *message `json:"message"`
+	Message *message `json:"message"`
 }
 
 type message struct {
@@ -79,13 +78,6 @@ func Parse(h http.Header, body []byte) ([]events.Change, error) {
 	default:
 		return nil, source.Malformed("Cloud Storage event", "type is %s", events.CleanText(typ, 100))
 	}
-}
-
-// IsPush reports whether a body looks like the envelope of a Pub/Sub push
-// subscription. Such a sender repeats whatever is not answered with success.
-func IsPush(body []byte) bool {
-	var p push
-	return json.Unmarshal(body, &p) == nil && p.Message != nil && p.Subscription != ""
 }
 
 // parsePush reads a notification in its envelope.

@@ -28,12 +28,3 @@ func TestFormsAgree(t *testing.T) {
 		t.Errorf("keys %v", keys)
 	}
 }
-
-func TestIsPush(t *testing.T) {
-	for name, want := range map[string]bool{"pubsub": true, "pubsub_bad_data": true, "eventarc": false, "not_json": false} {
-		_, body := sourcetest.Request(t, "testdata/"+name+".http")
-		if got := gcs.IsPush(body); got != want {
-			t.Errorf("IsPush(%s) = %t", name, got)
-		}
-	}
-}

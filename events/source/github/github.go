@@ -2,11 +2,7 @@
 package github
 
 import (
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
-	"mime"
 	"net/http"
 	"strings"
 	"time"
@@ -16,12 +12,6 @@ import (
 )
 
 const what = "GitHub push"
-
-// Names of values in the metadata of a change.
-const (
-	MetaDefaultBranch = "defaultBranch" // short name of the repository's default branch
-	MetaPusher        = "pusher"        // user name
-)
 
 // payload is a push as far as it matters.
 type payload struct {
@@ -67,25 +57,10 @@ func (p *pushedAt) UnmarshalJSON(data []byte) error {
 // time for every wrong signature.
 func Verify(secrets [][]byte, h http.Header, body []byte) error {
 	digits, ok := strings.CutPrefix(h.Get("X-Hub-Signature-256"), "sha256=")
-	given, err := hex.DecodeString(digits)
-	if !ok || err != nil || len(given) != sha256.Size {
+	if !ok {
 		return source.ErrUnauthorised
 	}
-	matches := false
-	for _, secret := range secrets {
-		if len(secret) == 0 {
-			continue
-		}
-		mac := hmac.New(sha256.New, secret)
-		mac.Write(body)
-		if hmac.Equal(mac.Sum(nil), given) {
-			matches = true
-		}
-	}
-	if !matches {
-		return source.ErrUnauthorised
-	}
-	return nil
+	return source.VerifyHMAC(secrets, digits, body)
 }
 
 // Parse verifies a request and returns the change in it: a ref that was
@@ -97,18 +72,23 @@ func Parse(secrets [][]byte, h http.Header, body []byte) ([]events.Change, error
 	if err := Verify(secrets, h, body); err != nil {
 		return nil, err
 	}
-	mediaType, _, err := mime.ParseMediaType(h.Get("Content-Type"))
-	if err != nil || mediaType != "application/json" {
-		return nil, source.Malformed(what, "content type is not application/json: set it in the settings of the webhook")
+	if err := source.RequireJSON(what, h); err != nil {
+		return nil, err
 	}
 	if kind := h.Get("X-Github-Event"); kind != "push" {
 		return nil, source.Ignored("event is %s, not push", kind)
 	}
+	return ParsePush(h.Get("X-Github-Delivery"), body)
+}
+
+// ParsePush returns the change in the payload of a push that somebody else has
+// verified. The error is a *source.MalformedError.
+func ParsePush(delivery string, body []byte) ([]events.Change, error) {
 	var p payload
 	if err := json.Unmarshal(body, &p); err != nil {
 		return nil, source.Malformed(what, "%w", err)
 	}
-	c, err := p.change(h.Get("X-Github-Delivery"))
+	c, err := p.change(delivery)
 	if err != nil {
 		return nil, source.Malformed(what, "%w", err)
 	}
@@ -128,25 +108,13 @@ func (p payload) change(delivery string) (events.Change, error) {
 	c := events.Change{
 		Kind: events.KindGit, Location: location, Name: p.Ref,
 		Before: strings.ToLower(p.Before), After: strings.ToLower(p.After),
-		Metadata: metadata(p), Delivery: delivery, Time: p.Repository.PushedAt.Time, CloneURL: p.Repository.CloneURL,
+		Metadata: source.PushMetadata(p.Repository.DefaultBranch, p.Pusher.Name),
+		Delivery: delivery, Time: p.Repository.PushedAt.Time, CloneURL: p.Repository.CloneURL,
 	}
 	if p.Deleted {
-		c.After = strings.Repeat("0", max(len(c.Before), 40))
+		c.After = source.ZeroID(c.Before)
 	} else if p.HeadCommit != nil && p.HeadCommit.ID != c.After {
 		c.Commit = strings.ToLower(p.HeadCommit.ID)
 	}
 	return c, c.Validate()
-}
-
-func metadata(p payload) map[string]string {
-	m := map[string]string{}
-	for name, value := range map[string]string{
-		MetaDefaultBranch: p.Repository.DefaultBranch,
-		MetaPusher:        p.Pusher.Name,
-	} {
-		if value != "" {
-			m[name] = value
-		}
-	}
-	return m
 }

@@ -1,5 +1,6 @@
 // Package s3 reads the notifications of S3 and of stores that speak like it,
-// MinIO among them.
+// MinIO among them: as they are, in the envelope of SNS, and as EventBridge
+// writes them.
 //
 // A notification is not signed. MinIO sends a bearer token, which
 // source.VerifyBearer checks.
@@ -27,9 +28,8 @@ type notification struct {
 	Event   string   `json:"Event"`
 	Records []record `json:"Records"`
 
-	// Of the envelope that SNS puts around a notification.
-	Type    string `json:"Type"`
-	Message string `json:"Message"`
+	envelope // of SNS
+	bridged  // by EventBridge
 }
 
 type record struct {
@@ -58,13 +58,37 @@ type object struct {
 // order. The error is a *source.IgnoredError if there is none that matters (a
 // test message, a deletion, empty objects), and a *source.MalformedError for
 // what is no notification or names an object wrongly.
+//
+// A subscription that SNS asks to confirm is such an error too, whose Notice
+// says where that is done: confirming it is up to an operator.
 func Parse(_ http.Header, body []byte) ([]events.Change, error) {
 	var n notification
 	if err := json.Unmarshal(body, &n); err != nil {
 		return nil, source.Malformed(what, "%w", err)
 	}
+	if n.envelope.Type != "" {
+		text, err := n.open()
+		if err != nil {
+			return nil, err
+		}
+		n = notification{}
+		if err := json.Unmarshal([]byte(text), &n); err != nil {
+			return nil, source.Malformed(what, "message of SNS: %w", err)
+		}
+	}
+	if n.bridged.DetailType != "" {
+		return n.bridged.parse()
+	}
+	return n.parse()
+}
+
+// parse reads the records.
+func (n notification) parse() ([]events.Change, error) {
+	if n.Event == "s3:TestEvent" {
+		return nil, source.Ignored("S3 tests whether it can reach us")
+	}
 	if len(n.Records) == 0 {
-		return nil, n.withoutRecords()
+		return nil, source.Malformed(what, "there are no Records in it")
 	}
 	var changes []events.Change
 	passed := ""
@@ -87,17 +111,6 @@ func Parse(_ http.Header, body []byte) ([]events.Change, error) {
 		return nil, source.Ignored("%s", passed)
 	}
 	return changes, nil
-}
-
-// withoutRecords tells what a notification without records is.
-func (n notification) withoutRecords() error {
-	switch {
-	case n.Event == "s3:TestEvent":
-		return source.Ignored("S3 tests whether it can reach us")
-	case n.Type != "" && n.Message != "":
-		return source.Malformed(what, "it is wrapped by SNS (%s): turn on raw message delivery for the subscription", events.CleanText(n.Type, 40))
-	}
-	return source.Malformed(what, "there are no Records in it")
 }
 
 // created reports whether an event name says that an object was created: AWS
