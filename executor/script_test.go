@@ -27,6 +27,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/kilnhook/kiln/e2e/need"
 	"github.com/kilnhook/kiln/executor/internal/sandbox"
 )
 
@@ -43,12 +44,8 @@ func TestMain(m *testing.M) {
 // events at $SINK, a server of files and repositories at $FILES, the files of the
 // script in files at $SERVED, and a socket of an agent at $AGENT.
 func TestScripts(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("KILN_REQUIRE_SERVERS") != "" {
-			t.Fatal("the scripts must be run as root")
-		}
-		t.Skip("the scripts must be run as root")
-	}
+	need.Root(t)
+	need.Command(t, "git")
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,

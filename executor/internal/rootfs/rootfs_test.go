@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/kilnhook/kiln/e2e/need"
 )
 
 // each runs a test against every FS there is: what it asserts is what it means
@@ -63,9 +65,7 @@ func read(t *testing.T, fsys FS, name string) string {
 }
 
 func TestPutKeepsEverythingAboutAFile(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root may give files away")
-	}
+	need.Root(t)
 	when := time.Unix(1_500_000_000, 123_000_000)
 	each(t, func(t *testing.T, fsys FS) {
 		put(t, fsys, Entry{Name: "d", Mode: fs.ModeDir | fs.ModeSetgid | 0o750, UID: 7, GID: 8, ModTime: when}, "")

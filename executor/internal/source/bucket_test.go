@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -22,6 +23,8 @@ import (
 	"github.com/fsouza/fake-gcs-server/fakestorage"
 	"github.com/johannesboyne/gofakes3"
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
+
+	"github.com/kilnhook/kiln/e2e/need"
 )
 
 // bucketOptions are those of a user with the environment env and nothing else.
@@ -298,17 +301,21 @@ func TestAzureSigned(t *testing.T) {
 	_ = c.Close()
 }
 
-// Azurite accepts what we sign. It is an npm package (azurite) that few
-// machines have.
+// Azurite accepts what we sign.
 func TestAzurite(t *testing.T) {
-	program, err := exec.LookPath("azurite-blob")
-	if err != nil {
-		t.Skip("azurite-blob is not installed (npm install -g azurite)")
-	}
+	program := need.Command(t, "azurite-blob")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	const host = "127.0.0.1:27391"
-	cmd := exec.CommandContext(ctx, program, "--blobHost", "127.0.0.1", "--blobPort", "27391", "--location", t.TempDir(), "--disableTelemetry", "--skipApiVersionCheck")
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	host := free.Addr().String()
+	_, port, _ := net.SplitHostPort(host)
+	if err := free.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(ctx, program, "--blobHost", "127.0.0.1", "--blobPort", port, "--location", t.TempDir(), "--disableTelemetry", "--skipApiVersionCheck")
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/kilnhook/kiln/e2e/need"
 )
 
 // gitServer serves repositories over smart HTTP, with Git's own back end.
@@ -27,13 +29,10 @@ type gitServer struct {
 
 func newGitServer(t *testing.T) *gitServer {
 	t.Helper()
-	git, err := exec.LookPath("git")
-	if err != nil {
-		t.Skip("no git to serve repositories with")
-	}
+	git := need.Command(t, "git")
 	out, err := exec.CommandContext(t.Context(), git, "--exec-path").Output()
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	g := &gitServer{t: t, root: t.TempDir()}
 	backend := &cgi.Handler{

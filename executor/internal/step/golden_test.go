@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/tools/txtar"
 
+	"github.com/kilnhook/kiln/e2e/need"
 	"github.com/kilnhook/kiln/executor/internal/dockerfile"
 	"github.com/kilnhook/kiln/executor/internal/plan"
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
@@ -40,9 +41,7 @@ func TestGolden(t *testing.T) {
 
 // What holds in memory holds on a disk, times aside: there every file has one.
 func TestGoldenOnDisk(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("files cannot be given away without root")
-	}
+	need.Root(t)
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil {
 		t.Fatal(err)
@@ -57,7 +56,7 @@ func TestGoldenOnDisk(t *testing.T) {
 			result := carryOut(t, ar, func(tree string) rootfs.FS {
 				if strings.Contains(tree, "char ") {
 					if err := unix.Mknod(filepath.Join(t.TempDir(), "null"), unix.S_IFCHR, 0); err != nil {
-						t.Skip("devices cannot be made here")
+						need.Missing(t, "device nodes")
 					}
 				}
 				d, err := rootfs.OpenDir(t.TempDir())

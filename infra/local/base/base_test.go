@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -22,6 +21,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
+	"github.com/kilnhook/kiln/e2e/need"
 	"github.com/kilnhook/kiln/infra/local/registry"
 )
 
@@ -225,9 +225,7 @@ func TestFilter(t *testing.T) {
 // The real thing: a Debian is made, pushed into our registry, and found there
 // the next time. It has a shell and no device nodes.
 func TestMake(t *testing.T) {
-	if _, err := exec.LookPath("mmdebstrap"); err != nil {
-		t.Skip("mmdebstrap is not installed: apt-get install mmdebstrap")
-	}
+	need.Command(t, "mmdebstrap")
 	if testing.Short() {
 		t.Skip("downloads a Debian")
 	}

@@ -16,6 +16,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/kilnhook/kiln/e2e/need"
 )
 
 // aws runs the AWS command line against the S3 door.
@@ -41,9 +43,7 @@ func mustAWS(t *testing.T, url string, args ...string) string {
 // The AWS command line can upload, small and in parts, list, download and
 // delete, and each upload is announced once.
 func TestAWSCommandLine(t *testing.T) {
-	if _, err := exec.LookPath("aws"); err != nil {
-		t.Skip("the AWS command line is not installed: apt-get install awscli")
-	}
+	need.Command(t, "aws")
 	dir, h := t.TempDir(), &hook{}
 	s := open(t, dir, h, 0)
 	url := serve(t, s.S3Handler())
@@ -99,9 +99,7 @@ func TestAWSCommandLine(t *testing.T) {
 // A client that repeats an upload after 503, in one piece or in parts, gets
 // the generation it had stored.
 func TestS3AnnouncementOwed(t *testing.T) {
-	if _, err := exec.LookPath("aws"); err != nil {
-		t.Skip("the AWS command line is not installed: apt-get install awscli")
-	}
+	need.Command(t, "aws")
 	dir, h := t.TempDir(), &hook{err: errors.New("ledger is down")}
 	s := open(t, dir, h, 0)
 	url := serve(t, s.S3Handler())
