@@ -18,7 +18,7 @@ module "plan" {
   notify          = var.notify
   notify_secrets  = keys(var.notify_secrets)
   use_eventarc    = var.use_eventarc
-  subscribers     = keys(var.subscribers)
+  subscribers     = { for name, s in var.subscribers : name => s.endpoint != null }
   retention       = var.retention
   delivery        = var.delivery
   kms_key         = var.kms_key

@@ -75,6 +75,8 @@ resource "google_monitoring_alert_policy" "dead" {
 }
 
 resource "google_monitoring_alert_policy" "lag" {
+  count = length(var.subscriptions) > 0 ? 1 : 0
+
   project               = var.project_id
   display_name          = "${local.title}: messages wait"
   combiner              = "OR"

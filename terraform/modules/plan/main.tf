@@ -19,7 +19,7 @@ locals {
   # pulls; else it is a service that Pub/Sub pushes to.
   in_service = var.launcher == "process"
   here       = var.launcher != "elsewhere"
-  pushes     = local.in_service || var.notify
+  pushes     = local.in_service || var.notify || anytrue(values(var.subscribers))
 
   # Principals to the ids of their service accounts.
   accounts = merge(
@@ -48,7 +48,7 @@ locals {
   subscriptions = merge(
     var.use_eventarc ? {} : { dispatch = "${var.install}-dispatch" },
     var.notify ? { notify = "${var.install}-notify" } : {},
-    { for s in var.subscribers : s => "${var.install}-to-${s}" },
+    { for s in keys(var.subscribers) : s => "${var.install}-to-${s}" },
   )
 
   names = {

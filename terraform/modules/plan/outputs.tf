@@ -19,7 +19,7 @@ output "names" {
     error_message = "Names of buckets may not begin with goog or hold google: ${join(", ", local.reserved)}."
   }
   precondition {
-    condition     = length(setintersection(var.subscribers, ["dispatch", "notify", "dead"])) == 0
+    condition     = length(setintersection(keys(var.subscribers), ["dispatch", "notify", "dead"])) == 0
     error_message = "subscribers may not be called dispatch, notify or dead: these are Kiln's own."
   }
   precondition {

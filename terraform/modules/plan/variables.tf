@@ -164,11 +164,11 @@ variable "use_eventarc" {
 }
 
 variable "subscribers" {
-  description = "Names of further subscriptions to finished builds, for their names and rights."
-  type        = set(string)
-  default     = []
+  description = "Further subscriptions to finished builds: name to whether it is pushed, which takes an account to sign with."
+  type        = map(bool)
+  default     = {}
   validation {
-    condition     = alltrue([for s in var.subscribers : can(regex("^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$", s))])
+    condition     = alltrue([for s in keys(var.subscribers) : can(regex("^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$", s))])
     error_message = "A subscriber's name must be 1 to 40 lower-case letters, digits and hyphens."
   }
 }

@@ -298,7 +298,7 @@ run "prefix_with_a_leading_slash" {
 run "subscriber_with_our_name" {
   command = plan
   variables {
-    subscribers = ["dispatch"]
+    subscribers = { dispatch = false }
   }
   expect_failures = [output.names]
 }

@@ -3,6 +3,7 @@ package fake
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,7 +65,7 @@ func (o *object) Create(ctx context.Context, r resource.CreateRequest, w *resour
 		w.Diagnostics.AddError("Cannot create", err.Error())
 		return
 	}
-	if o.spec.name == "google_project_service" || o.spec.name == "google_service_account" {
+	if slices.Contains([]string{"google_project_service", "google_service_account", "google_kms_crypto_key_iam_member"}, o.spec.name) {
 		select {
 		case <-time.After(slow):
 		case <-ctx.Done():
