@@ -97,7 +97,7 @@ func executors(w world) []string {
 					p.add("%s: one of several tenants reads the whole bucket", g)
 				}
 			case what == "artifact_registry_repository roles/artifactregistry.writer":
-				if g.target != install+"-"+tenant && g.target != install+"-cache" {
+				if g.target != install+"-"+tenant && g.target != install+"-cache-"+tenant {
 					p.add("%s: writes to another's repository", g)
 				}
 			case what == "artifact_registry_repository roles/artifactregistry.reader", what == "project roles/logging.logWriter", what == "secret_manager_secret roles/secretmanager.secretAccessor":
@@ -245,7 +245,7 @@ func uploads(w world) []string {
 	var p problems
 	eventarc := len(w.of("eventarc_trigger")) > 0
 	notified := w.of("storage_notification")
-	if eventarc == (len(notified) == 1) {
+	if eventarc == (len(notified) == 1) || len(notified) > 1 {
 		p.add("uploads are announced %d times by the bucket, and by Eventarc: %v", len(notified), eventarc)
 	}
 	for _, n := range notified {
@@ -347,7 +347,7 @@ func repositories(w world) []string {
 		switch {
 		case strings.HasSuffix(id, "-system"):
 			want = nil
-		case strings.HasSuffix(id, "-hub"), strings.HasSuffix(id, "-cache"):
+		case strings.HasSuffix(id, "-hub"), strings.Contains(id, "-cache-"):
 			want = []string{"delete-old"}
 		}
 		if !slices.Equal(kinds, want) {

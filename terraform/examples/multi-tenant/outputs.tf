@@ -37,3 +37,8 @@ output "tenant_manifests" {
   description = "Manifests of the tenants' namespaces, for kubectl apply."
   value       = module.kiln.tenant_manifests
 }
+
+output "dispatcher_flags" {
+  description = "Flags for the dispatcher in the cluster."
+  value       = module.kiln.dispatcher_flags
+}

@@ -65,7 +65,7 @@ func (o *object) Create(ctx context.Context, r resource.CreateRequest, w *resour
 		w.Diagnostics.AddError("Cannot create", err.Error())
 		return
 	}
-	if slices.Contains([]string{"google_project_service", "google_service_account", "google_kms_crypto_key_iam_member"}, o.spec.name) {
+	if strings.HasSuffix(o.spec.name, "_iam_member") || slices.Contains([]string{"google_project_service", "google_service_account", "google_container_cluster"}, o.spec.name) {
 		select {
 		case <-time.After(slow):
 		case <-ctx.Done():
