@@ -137,6 +137,7 @@ module "cluster" {
   network              = var.cluster.network
   node_member          = module.identity.members["nodes"]
   dispatcher           = module.identity.account_names["dispatcher"]
+  dispatcher_email     = module.identity.emails["dispatcher"]
   control_namespace    = module.plan.names.control
   authorized_networks  = var.cluster.authorized_networks
   release_channel      = var.cluster.release_channel

@@ -53,9 +53,9 @@ output "dispatcher_email" {
   value       = module.identity.emails["dispatcher"]
 }
 
-output "tenant_manifests" {
-  description = "Manifests of the tenants' namespaces, for kubectl apply."
-  value       = join("---\n", [for t in module.tenant : t.manifests])
+output "manifests" {
+  description = "Manifests of the dispatcher's and the tenants' namespaces, for kubectl apply. Empty without a cluster."
+  value       = join("---\n", concat(module.cluster[*].manifests, [for t in module.tenant : t.manifests]))
 }
 
 output "dispatcher_flags" {

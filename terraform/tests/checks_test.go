@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"gopkg.in/yaml.v3"
 )
 
 // Google's agents in the project of the stand-in.
@@ -28,6 +30,7 @@ func checks() map[string]check {
 		"repositories":    repositories,
 		"identities":      identities,
 		"alerts":          alerts,
+		"manifests":       manifests,
 	}
 }
 
@@ -422,6 +425,50 @@ func alerts(w world) []string {
 		if !strings.Contains(all, fmt.Sprintf("subscription_id = %q AND metric.type = \"pubsub.googleapis.com/subscription/%s\"", s.text("name"), metric)) {
 			p.add("nobody is told that %s waits", s.text("name"))
 		}
+	}
+	return p
+}
+
+// manifests finds manifests that kubectl would not take, and Kubernetes accounts
+// that nobody's identity is bound to.
+func manifests(w world) []string {
+	var p problems
+	text, _ := w.outputs["manifests"].(string)
+	if len(w.of("container_cluster")) == 0 {
+		if text != "" {
+			p.add("there are manifests and no cluster")
+		}
+		return p
+	}
+	accounts, kinds := 0, map[string]int{}
+	for document := range strings.SplitSeq(text, "---\n") {
+		var m struct {
+			APIVersion string `yaml:"apiVersion"`
+			Kind       string `yaml:"kind"`
+			Metadata   struct {
+				Name, Namespace     string
+				Labels, Annotations map[string]string
+			} `yaml:"metadata"`
+		}
+		if err := yaml.Unmarshal([]byte(document), &m); err != nil || m.APIVersion == "" || m.Kind == "" || m.Metadata.Name == "" {
+			p.add("not a manifest: %v\n%s", err, document)
+			continue
+		}
+		kinds[m.Kind]++
+		if m.Kind == "Namespace" && m.Metadata.Labels["pod-security.kubernetes.io/enforce"] == "" {
+			p.add("namespace %s lets pods do everything", m.Metadata.Name)
+		}
+		if m.Kind != "ServiceAccount" {
+			continue
+		}
+		accounts++
+		email := m.Metadata.Annotations["iam.gke.io/gcp-service-account"]
+		if !w.has(grant{"service_account", email, "roles/iam.workloadIdentityUser", fmt.Sprintf("serviceAccount:acme-builds.svc.id.goog[%s/%s]", m.Metadata.Namespace, m.Metadata.Name), ""}) {
+			p.add("%s/%s may not act as %q", m.Metadata.Namespace, m.Metadata.Name, email)
+		}
+	}
+	if want := w.tenants(); accounts != want+1 || kinds["Namespace"] != want+1 || kinds["ResourceQuota"] != want || kinds["NetworkPolicy"] != want || kinds["RoleBinding"] != want {
+		p.add("for %d tenants there are %v", want, kinds)
 	}
 	return p
 }

@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/kilnhook/kiln/terraform/tests/stubgoogle/fake"
 )
 
 // TestFormat checks the form of every file, and that the check can fail.
@@ -108,6 +110,41 @@ func TestReferences(t *testing.T) {
 					t.Errorf("%s links to %s: %v", file, m[1], err)
 				}
 			}
+		}
+	}
+}
+
+// TestTypes proves that the stand-in knows exactly the types that the modules
+// use: one more would be a schema that nothing checks.
+func TestTypes(t *testing.T) {
+	t.Parallel()
+	used := map[string]bool{}
+	declared := regexp.MustCompile(`(?m)^(resource|data) "(google_[a-z0-9_]+)" `)
+	for _, name := range tracked(t) {
+		data, err := os.ReadFile(filepath.Join("..", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range declared.FindAllStringSubmatch(string(data), -1) {
+			used[m[1]+" "+m[2]] = true
+		}
+	}
+	resources, data := fake.Types()
+	known := map[string]bool{}
+	for _, name := range resources {
+		known["resource "+name] = true
+	}
+	for _, name := range data {
+		known["data "+name] = true
+	}
+	for name := range used {
+		if !known[name] {
+			t.Errorf("the stand-in does not know %s", name)
+		}
+	}
+	for name := range known {
+		if !used[name] {
+			t.Errorf("nothing uses %s", name)
 		}
 	}
 }

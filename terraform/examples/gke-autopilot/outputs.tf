@@ -33,9 +33,9 @@ output "cluster" {
   value       = module.kiln.cluster
 }
 
-output "tenant_manifests" {
-  description = "Manifests of the tenants' namespaces, for kubectl apply."
-  value       = module.kiln.tenant_manifests
+output "manifests" {
+  description = "Manifests of the namespaces, for kubectl apply."
+  value       = module.kiln.manifests
 }
 
 output "dispatcher_flags" {

@@ -70,7 +70,7 @@ run "cluster" {
     tenants  = { shop = { pushers = ["group:shop@example.com"] }, data = { secrets = ["npm-token"] } }
   }
   assert {
-    condition     = output.cluster.name == "kiln" && strcontains(output.tenant_manifests, "kiln-shop")
+    condition     = output.cluster.name == "kiln" && strcontains(output.manifests, "kiln-shop")
     error_message = "there is no cluster or no namespace"
   }
 }

@@ -139,7 +139,7 @@ func (o *object) needs(v values) []need {
 func accountPaths() []string {
 	return []string{
 		"member", "service_account", "template.0.service_account",
-		"push_config.0.oidc_token.0.service_account_email", "http_target.0.oidc_token.0.service_account_email",
+		"push_config.0.oidc_token.0.service_account_email",
 		"cluster_autoscaling.0.auto_provisioning_defaults.0.service_account",
 	}
 }
