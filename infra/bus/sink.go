@@ -12,8 +12,9 @@ import (
 )
 
 // sinkAttempts is how often an event is posted to a Sink before whoever
-// publishes it is told that it cannot be.
-const sinkAttempts = 5
+// publishes it is told that it cannot be: some three seconds, as senders of
+// webhooks wait for ten.
+const sinkAttempts = 3
 
 // Refused keeps an event that a sink will never take, and why.
 type Refused func(ctx context.Context, e event.Event, status int, answer string) error
