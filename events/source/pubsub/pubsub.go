@@ -50,6 +50,31 @@ type message struct {
 	Data        []byte            `json:"data"` // base64
 }
 
+// Envelope writes a message that was pulled as a push of its subscription would
+// have brought it.
+func Envelope(subscription, id string, at time.Time, attributes map[string]string, data []byte) ([]byte, error) {
+	text, err := json.Marshal(push{Subscription: subscription, Message: &message{
+		MessageID: id, PublishTime: at, Attributes: attributes, Data: data,
+	}})
+	if err != nil {
+		return nil, source.Malformed(what, "%w", err)
+	}
+	return text, nil
+}
+
+// TraceParent is the W3C trace context that a message in an envelope carries: that
+// of the event in it, or of the client that published it. Empty if it has none.
+func TraceParent(body []byte) string {
+	var p push
+	if err := json.Unmarshal(body, &p); err != nil || p.Message == nil {
+		return ""
+	}
+	if value := p.Message.Attributes[attributePrefix+events.ExtTraceParent]; value != "" {
+		return value
+	}
+	return p.Message.Attributes["googclient_traceparent"]
+}
+
 // IsPush reports whether a request is one of a push subscription, by its
 // envelope or by its headers. Such a sender repeats whatever is not answered
 // with success.
