@@ -63,63 +63,109 @@ func has(all []string, text string) bool {
 func TestPrograms(t *testing.T) {
 	t.Parallel()
 	w := made(t, "cloud-run-only")
-	_, flags := literals(t, "functions/dispatcher")
-	doors, _ := literals(t, "functions/dispatch")
-	main, _ := literals(t, "functions/dispatcher")
-	functions, _ := literals(t, "functions/gcf")
-	serve, _ := literals(t, "functions/gcf/serve")
-	checked := 0
+	for _, problem := range programs(t, w) {
+		t.Error(problem)
+	}
+	names := 0
 	for _, s := range w.of("cloud_run_v2_service") {
-		c := thing{Values: s.list("template.0.containers")[0].(map[string]any)}
-		for _, arg := range c.list("args") {
-			name, value, ok := strings.Cut(strings.TrimPrefix(arg.(string), "--"), "=")
-			if !ok || value == "" || !slices.Contains(flags, name) {
-				t.Errorf("%s: the dispatcher has no flag %s", s.text("name"), arg)
-			}
-			checked++
-		}
-		for i := range c.list("env") {
-			checked++
-			name, value := c.text("env."+strconv.Itoa(i)+".name"), c.text("env."+strconv.Itoa(i)+".value")
-			if name == "FUNCTION_TARGET" {
-				if !has(serve, value) {
-					t.Errorf("there is no function %s", value)
-				}
-				continue
-			}
-			if !has(functions, name) {
-				t.Errorf("%s: the functions do not read %s", s.text("name"), name)
-			}
-		}
-		if path := c.text("startup_probe.0.http_get.0.path"); path != "" && !has(main, path) {
-			t.Errorf("the dispatcher does not answer %s", path)
+		names += len(s.list("template.0.containers.0.args")) + len(s.list("template.0.containers.0.env"))
+	}
+	if names < 15 {
+		t.Errorf("%d flags and variables only", names)
+	}
+	lines := 0
+	for _, th := range append(w.of("logging_metric"), w.of("monitoring_alert_policy")...) {
+		lines += len(logged(th))
+	}
+	if lines < 3 {
+		t.Errorf("%d log lines only", lines)
+	}
+}
+
+// TestForeignPrograms proves that what the programs do not know is found.
+func TestForeignPrograms(t *testing.T) {
+	t.Parallel()
+	service := func(container map[string]any) thing {
+		return thing{Type: "google_cloud_run_v2_service", Values: map[string]any{
+			"name": "kiln-x", "template": []any{map[string]any{"containers": []any{container}}},
+		}}
+	}
+	env := func(name, value string) map[string]any {
+		return map[string]any{"env": []any{map[string]any{"name": name, "value": value}}}
+	}
+	for want, th := range map[string]thing{
+		"no flag --ledgers=gs://b":      service(map[string]any{"args": []any{"--ledgers=gs://b"}}),
+		"no flag --ledger=":             service(map[string]any{"args": []any{"--ledger="}}),
+		"do not read KILN_GITHUB_TOKEN": service(env("KILN_GITHUB_TOKEN", "")),
+		"no function GitPushed":         service(env("FUNCTION_TARGET", "GitPushed")),
+		"does not answer /readyz":       service(map[string]any{"startup_probe": []any{map[string]any{"http_get": []any{map[string]any{"path": "/readyz"}}}}}),
+		"no door /v1/dispatch": {Type: "google_pubsub_subscription", Values: map[string]any{
+			"push_config": []any{map[string]any{"push_endpoint": "https://kiln-dispatcher-1.region.run.app/v1/dispatch"}},
+		}},
+		"nobody logs \"build done\"": {Type: "google_logging_metric", Values: map[string]any{"filter": `jsonPayload.msg="build done"`}},
+	} {
+		if got := programs(t, world{things: []thing{th}}); len(got) != 1 || !strings.Contains(got[0], want) {
+			t.Errorf("want %q, got %q", want, got)
 		}
 	}
-	if checked < 15 {
-		t.Errorf("%d flags and variables only", checked)
+}
+
+// programs finds what the programs of this repository do not know.
+func programs(t *testing.T, w world) []string {
+	t.Helper()
+	var p problems
+	main, flags := literals(t, "functions/dispatcher")
+	doors, _ := literals(t, "functions/dispatch")
+	finish, _ := literals(t, "functions/finish")
+	functions, _ := literals(t, "functions/gcf")
+	serve, _ := literals(t, "functions/gcf/serve")
+	for _, s := range w.of("cloud_run_v2_service") {
+		for _, arg := range s.list("template.0.containers.0.args") {
+			text, _ := arg.(string)
+			name, value, _ := strings.Cut(strings.TrimPrefix(text, "--"), "=")
+			if value == "" || !slices.Contains(flags, name) {
+				p.add("%s: the dispatcher has no flag %s", s.text("name"), text)
+			}
+		}
+		for i := range s.list("template.0.containers.0.env") {
+			at := "template.0.containers.0.env." + strconv.Itoa(i)
+			switch name, value := s.text(at+".name"), s.text(at+".value"); {
+			case name == "FUNCTION_TARGET":
+				if !slices.Contains(serve, value) {
+					p.add("there is no function %s", value)
+				}
+			case !slices.Contains(functions, name):
+				p.add("%s: the functions do not read %s", s.text("name"), name)
+			}
+		}
+		if path := s.text("template.0.containers.0.startup_probe.0.http_get.0.path"); path != "" && !has(main, path) {
+			p.add("the dispatcher does not answer %s", path)
+		}
 	}
 	for _, s := range w.of("pubsub_subscription") {
 		if endpoint := s.text("push_config.0.push_endpoint"); strings.Contains(endpoint, "-dispatcher-") {
-			if _, path, _ := strings.Cut(endpoint, ".run.app"); !has(doors, path) || path == "" {
-				t.Errorf("the dispatcher has no door %s", path)
+			if _, path, _ := strings.Cut(endpoint, ".run.app"); path == "" || !slices.Contains(doors, path) {
+				p.add("the dispatcher has no door %s", path)
 			}
 		}
 	}
-	logs, _ := literals(t, "functions/finish")
-	logs = append(logs, doors...)
-	message := regexp.MustCompile(`jsonPayload\.msg="([^"]+)"`)
-	n := 0
 	for _, th := range append(w.of("logging_metric"), w.of("monitoring_alert_policy")...) {
-		for _, m := range message.FindAllStringSubmatch(th.text("filter")+th.text("conditions.0.condition_matched_log.0.filter"), -1) {
-			n++
-			if !slices.Contains(logs, m[1]) {
-				t.Errorf("%s: nobody logs %q", th.Address, m[1])
+		for _, line := range logged(th) {
+			if !slices.Contains(finish, line) && !slices.Contains(doors, line) {
+				p.add("%s: nobody logs %q", th.Address, line)
 			}
 		}
 	}
-	if n < 3 {
-		t.Errorf("%d log lines only", n)
+	return p
+}
+
+// logged are the log lines that a metric or an alert waits for.
+func logged(th thing) []string {
+	var lines []string
+	for _, m := range regexp.MustCompile(`jsonPayload\.msg="([^"]+)"`).FindAllStringSubmatch(th.text("filter")+th.text("conditions.0.condition_matched_log.0.filter"), -1) {
+		lines = append(lines, m[1])
 	}
+	return lines
 }
 
 // TestLedgerPrefixes proves that what the ledger's lifecycle deletes are
