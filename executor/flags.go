@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"github.com/kilnhook/kiln/events"
 )
 
 // config is what the command line and the environment say, in kaniko's
@@ -58,12 +60,16 @@ type config struct {
 	cleanup, preserveContext, logTimestamp bool
 	extractRetry                           int
 	kanikoDir, bucket                      string
+
+	requestFile, terminationFile string
+	asked                        *events.Request // what the request file asks for; nil without one
 }
 
 const usage = `executor builds a container image from a Dockerfile and a context, and pushes it.
 
 Usage:
   executor --context DIR|URL --destination REF [flags]
+  executor --request-file FILE [flags]
   executor --check --context DIR|URL [flags]
   executor push FILE|DIR --destination REF [flags]
   executor login REGISTRY --username U --password-stdin
@@ -87,6 +93,7 @@ func newFlags(c *config, out io.Writer) *pflag.FlagSet {
 	registryFlags(f, c)
 	buildFlags(f, c)
 	kanikoFlags(f, c)
+	requestFlags(f, c)
 	f.SetNormalizeFunc(spelling)
 	return f
 }

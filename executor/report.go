@@ -78,10 +78,22 @@ func (s *session) report(ctx context.Context, err error) int {
 		if errors.As(err, &exit) && exit.Code != 0 {
 			status = exit.Code
 		}
+		if status == 128+int(unix.SIGKILL) && oomKills() > s.oomKills {
+			s.res.Class, s.res.Reason = events.ClassOOM, "out of memory"
+		}
 		s.res.Message = s.message(ctx, err)
 	}
 	s.res.ExitCode = status
+	if s.c.asked != nil {
+		status = requestStatus(s.res)
+	}
 	s.tellResult(err)
+	if s.c.terminationFile != "" {
+		if werr := writeTermination(s.c.terminationFile, s.res.Clean()); werr != nil {
+			s.note("write termination message: %v", werr)
+			status = max(status, 1)
+		}
+	}
 	if s.c.resultFile != "" {
 		if werr := writeJSON(s.c.resultFile, s.res.Clean()); werr != nil {
 			s.note("write result: %v", werr)
@@ -259,9 +271,12 @@ func post(ctx context.Context, url string, header http.Header, body []byte) (ret
 	return false, fmt.Errorf("the sink answered %s", resp.Status)
 }
 
-// request describes the build for the event of an executor that nobody
-// dispatched.
+// request describes the build for the event: as it was asked for, or, of an
+// executor that nobody dispatched, as its flags say.
 func (s *session) request() events.Request {
+	if s.c.asked != nil {
+		return *s.c.asked
+	}
 	where := source.Redact(s.c.context)
 	req := events.Request{
 		Trigger: "executor", Sequence: 1, Group: "executor", Context: where, ContextSubPath: s.c.subPath,
