@@ -69,7 +69,7 @@ func Compile(ctx context.Context, dir cache.Dir, module string, rt Runtime, log 
 		return Programs{}, fmt.Errorf("compile Kubernetes: %w", err)
 	}
 	if rt == Built {
-		if p.CRIDir, err = compileCRI(ctx, dir, filepath.Join(module, "cri"), log); err != nil {
+		if p.CRIDir, err = compileCRI(ctx, dir, module, log); err != nil {
 			return Programs{}, fmt.Errorf("compile containerd: %w", err)
 		}
 	}
@@ -111,7 +111,7 @@ func compileKube(ctx context.Context, dir cache.Dir, module string, log io.Write
 }
 
 func compileCRI(ctx context.Context, dir cache.Dir, module string, log io.Writer) (string, error) {
-	key, err := sourceKey(module, "go.mod", "go.sum")
+	key, err := sourceKey(module, "cri/go.mod", "cri/go.sum", "runc/go.mod", "runc/go.sum")
 	if err != nil {
 		return "", err
 	}
@@ -119,9 +119,9 @@ func compileCRI(ctx context.Context, dir cache.Dir, module string, log io.Writer
 		tell(log, "compiling containerd and runc (once, some three minutes)")
 		const containerd = "github.com/containerd/containerd/v2/cmd/"
 		return errors.Join(
-			goBuild(ctx, module, log, false, "-ldflags=-s -w", "-tags=no_btrfs no_devmapper no_zfs no_aufs no_tracing", "-o", out+"/",
+			goBuild(ctx, filepath.Join(module, "cri"), log, false, "-ldflags=-s -w", "-tags=no_btrfs no_devmapper no_zfs no_aufs no_tracing", "-o", out+"/",
 				containerd+"containerd", containerd+"containerd-shim-runc-v2", containerd+"ctr"),
-			goBuild(ctx, module, log, true, "-ldflags=-s -w", "-tags=seccomp urfave_cli_no_docs", "-o", out+"/", "github.com/opencontainers/runc"))
+			goBuild(ctx, filepath.Join(module, "runc"), log, true, "-ldflags=-s -w", "-tags=seccomp urfave_cli_no_docs", "-o", out+"/", "github.com/opencontainers/runc"))
 	})
 }
 

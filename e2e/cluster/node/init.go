@@ -130,15 +130,18 @@ func connectInside(cfg Config) error {
 			return fmt.Errorf("connect node: %w", err)
 		}
 	}
-	for _, args := range []string{
-		"link set lo up",
-		"addr add " + cfg.NodeIP + "/30 dev " + nodeLink,
-		"link set " + nodeLink + " up",
+	for _, command := range []string{
+		"ip link set lo up",
+		"ip addr add " + cfg.NodeIP + "/30 dev " + nodeLink,
+		"ip link set " + nodeLink + " up",
 		// An address of a service needs some route before it is rewritten; none leads outside.
-		"route add " + serviceNet + " dev " + nodeLink + " src " + cfg.NodeIP,
+		"ip route add " + serviceNet + " dev " + nodeLink + " src " + cfg.NodeIP,
+		// The host knows no route to pods, so to it they speak as the node.
+		"iptables --table nat --append POSTROUTING --source " + podNet + " --out-interface " + nodeLink + " --jump MASQUERADE",
 	} {
-		if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
-			return fmt.Errorf("connect node: ip %s: %w: %s", args, err, out)
+		words := strings.Fields(command)
+		if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil {
+			return fmt.Errorf("connect node: %s: %w: %s", command, err, out)
 		}
 	}
 	return nil
