@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -55,9 +56,9 @@ func (d *Dispatcher) Handler() http.Handler {
 	mux.Handle("POST /hooks/gitlab", d.door("/hooks/gitlab", d.parseGitLab))
 	mux.Handle("POST /hooks/gitea", d.door("/hooks/gitea", d.parseGitea))
 	mux.Handle("POST /hooks/bitbucket", d.door("/hooks/bitbucket", d.parseBitbucket))
-	mux.Handle("POST /hooks/git", d.door("/hooks/git", d.guarded(git.Parse)))
-	mux.Handle("POST /hooks/s3", d.door("/hooks/s3", d.guarded(s3.Parse)))
-	mux.Handle("POST /events/in", d.door("/events/in", d.guarded(parseEvent)))
+	mux.Handle("POST /hooks/git", d.guarded("/hooks/git", git.Parse))
+	mux.Handle("POST /hooks/s3", d.guarded("/hooks/s3", s3.Parse))
+	mux.Handle("POST /events/in", d.guarded("/events/in", parseEvent))
 	mux.HandleFunc("OPTIONS /events/in", handshake)
 	return mux
 }
@@ -81,16 +82,31 @@ func (d *Dispatcher) parseBitbucket(h http.Header, body []byte) ([]events.Change
 	return bitbucket.Parse(d.cfg.Bitbucket, h, body)
 }
 
-// guarded lets only those through who have a token, if there are tokens.
-func (d *Dispatcher) guarded(parse parser) parser {
-	return func(h http.Header, body []byte) ([]events.Change, error) {
-		if len(d.cfg.Tokens) > 0 {
-			if err := source.VerifyBearer(d.cfg.Tokens, h); err != nil {
-				return nil, err
-			}
+// guarded is a door for those who are known by a token or an identity, if anybody
+// is. Who is not is answered before anything is read.
+func (d *Dispatcher) guarded(name string, parse parser) http.Handler {
+	door := d.door(name, parse)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch err := d.admit(r.Context(), r.Header); {
+		case errors.Is(err, source.ErrUnauthorised):
+			d.answerRefused(w, r, name, nil, err)
+		case err != nil:
+			d.answerFailed(w, name, err)
+		default:
+			door.ServeHTTP(w, r)
 		}
-		return parse(h, body)
+	})
+}
+
+// admit decides by a request's header whether it is let in.
+func (d *Dispatcher) admit(ctx context.Context, h http.Header) error {
+	if len(d.cfg.Tokens) == 0 && d.cfg.Identity == nil {
+		return nil
 	}
+	if err := source.VerifyBearer(d.cfg.Tokens, h); err == nil || d.cfg.Identity == nil {
+		return err
+	}
+	return d.cfg.Identity(ctx, h)
 }
 
 // parseEvent reads an event, in a message of Pub/Sub or alone.

@@ -10,6 +10,8 @@
 //	objs/<tenant>/<hash>.json  which generation of an object was built, for one trigger
 //	tags/<hash>.json           which build a tag of an image belongs to
 //	poison/<date>/<hash>.json  a request that could not be read
+//	refused/<hash>.json        an event that a sink refused for good
+//	data/<sha256>.json         the data of an event that was too large for its message
 package record
 
 import (
@@ -22,6 +24,8 @@ import (
 	"path"
 	"strings"
 	"time"
+
+	"github.com/cloudevents/sdk-go/v2/event"
 
 	"github.com/kilnhook/kiln/events"
 )
@@ -83,6 +87,14 @@ type Poison struct {
 	Cut    bool              `json:"cut,omitempty"`
 }
 
+// Refused is an event that a sink refused for good, kept for people.
+type Refused struct {
+	At     time.Time   `json:"at"`
+	Status int         `json:"status"`
+	Answer string      `json:"answer"`
+	Event  event.Event `json:"event"`
+}
+
 // Prefixes of keys that are listed.
 const (
 	BuildsPrefix = "builds/"
@@ -132,6 +144,17 @@ func RegisterKey(tenant, trigger string, c events.Change) string {
 
 // TagKey is the key of the register of a tag.
 func TagKey(repository, tag string) string { return "tags/" + hash("tag", repository, tag) + ".json" }
+
+// RefusedKey is the key of an event that a sink refused.
+func RefusedKey(e event.Event) string {
+	return "refused/" + hash("refused", e.Source(), e.ID()) + ".json"
+}
+
+// DataKey is the key of an event's data, the same for the same bytes.
+func DataKey(data []byte) string {
+	sum := sha256.Sum256(data)
+	return "data/" + hex.EncodeToString(sum[:]) + ".json"
+}
 
 // PoisonKey is the key of a request that could not be read, the same for the
 // same bytes on the same day.
