@@ -110,6 +110,9 @@ type Request struct {
 	Args       map[string]string // build arguments
 	Labels     map[string]string // added to the image
 	Secrets    map[string]string // files of secrets by id
+	SSH        map[string]string // sockets of ssh agents by id
+	Platform   string            // "os/arch"; this machine's if empty
+	Contexts   map[string]string // named contexts: an absolute directory, or what BuildKit takes
 	Cached     bool              // use what earlier builds left in the cache
 }
 
@@ -161,6 +164,20 @@ func (r Request) arguments() []string {
 	}
 	for _, k := range slices.Sorted(maps.Keys(r.Secrets)) {
 		args = append(args, "--secret", "id="+k+",src="+r.Secrets[k])
+	}
+	for _, k := range slices.Sorted(maps.Keys(r.SSH)) {
+		args = append(args, "--ssh", k+"="+r.SSH[k])
+	}
+	if r.Platform != "" {
+		args = append(args, "--opt", "platform="+r.Platform)
+	}
+	for _, k := range slices.Sorted(maps.Keys(r.Contexts)) {
+		where := r.Contexts[k]
+		if filepath.IsAbs(where) {
+			args = append(args, "--local", k+"="+where)
+			where = "local:" + k
+		}
+		args = append(args, "--opt", "context:"+k+"="+where)
 	}
 	if !r.Cached {
 		args = append(args, "--no-cache")
