@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/kilnhook/kiln/e2e/imagediff/compare"
 	"github.com/kilnhook/kiln/e2e/internal/baseimage"
@@ -53,18 +54,42 @@ func New(t testing.TB, module string) *Lab {
 	check(t, err)
 	binaries, err := buildkit.Compile(t.Context(), dir, filepath.Join(module, "e2e", "oracle"), os.Stderr)
 	check(t, err)
-	registry, err := registryd.Start(t.Context(), program, t.TempDir(), nil)
+	quick := quickDir(t)
+	registry, err := registryd.Start(t.Context(), program, quick("registry"), nil)
 	check(t, err)
 	t.Cleanup(func() { check(t, registry.Stop()) })
 	l.Host = registry.Host
 	check(t, l.pushBases(t.Context(), dir, busybox))
 	l.buildkit, err = buildkit.Start(t.Context(), buildkit.Options{
-		Binaries: binaries, Dir: t.TempDir(), Runc: l.runc, Registry: l.Host,
+		Binaries: binaries, Dir: quick("buildkit"), Runc: l.runc, Registry: l.Host,
 	})
 	check(t, err)
 	t.Cleanup(func() { check(t, l.buildkit.Stop()) })
 	check(t, l.compile(t, module))
 	return l
+}
+
+// roomNeeded is how much the registry and BuildKit may come to keep, in bytes.
+const roomNeeded = 4 << 30
+
+// quickDir returns what makes directories for servers that wait for the disk at
+// every turn: in memory, where there is room. The executor always works on the
+// disk, as it does elsewhere.
+func quickDir(t testing.TB) func(name string) string {
+	t.Helper()
+	const memory = "/dev/shm"
+	var fs unix.Statfs_t
+	if err := unix.Statfs(memory, &fs); err != nil || fs.Type != unix.TMPFS_MAGIC || fs.Bavail*uint64(fs.Bsize) < roomNeeded {
+		return func(string) string { return t.TempDir() }
+	}
+	dir, err := os.MkdirTemp(memory, "kiln-")
+	check(t, err)
+	t.Cleanup(func() { check(t, os.RemoveAll(dir)) })
+	return func(name string) string {
+		sub := filepath.Join(dir, name)
+		check(t, os.Mkdir(sub, 0o755))
+		return sub
+	}
 }
 
 // compile makes the executor and the root of the containers it runs in.
