@@ -8,7 +8,7 @@ LDFLAGS  = -s -w -X main.version=$(VERSION)
 LINT     = $(GO) tool -modfile=.ci/tools/go.mod golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: up test lint bench e2e images build setup clean help
+.PHONY: up test lint bench e2e conformance images build setup clean help
 
 
 ## up: start the one-machine stack, build the bundled example and keep serving; ONCE=1 stops after the example, UP_FLAGS="…" goes to kiln up
@@ -38,6 +38,13 @@ bench:
 e2e: setup
 	@$(GO) run ./e2e/prepare
 	$(GO) test -count=1 -v -timeout 30m $(TEST_FLAGS) ./e2e/...
+
+## conformance: compare the corpus of Dockerfiles with BuildKit and print the score by feature; TEST_FLAGS="-run …" takes a part
+conformance: setup
+	@$(GO) run ./e2e/prepare
+	@mkdir -p bin && rm -f bin/conformance.txt
+	@$(GO) test -count=1 -timeout 30m $(TEST_FLAGS) ./e2e/conformance -score=$(CURDIR)/bin/conformance.txt; \
+	status=$$?; cat bin/conformance.txt && exit $$status
 
 ## images: build Kiln's own images with Kiln's executor, as OCI layouts below dist/
 images:
