@@ -24,6 +24,7 @@ import (
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
 	"github.com/kilnhook/kiln/executor/internal/sandbox"
 	"github.com/kilnhook/kiln/executor/internal/source"
+	"github.com/kilnhook/kiln/executor/internal/store"
 	"github.com/kilnhook/kiln/executor/internal/workspace"
 )
 
@@ -184,8 +185,14 @@ func (s *session) carryOut(ctx context.Context, src *source.Context, p *plan.Pla
 		return build.Result{}, err
 	}
 	s.cleanup = ws.cleanup
+	kept, err := store.Open(filepath.Join(s.workDir, "store"))
+	if err != nil {
+		return build.Result{}, errors.Join(err, ws.close())
+	}
+	outlines := workspace.NewOutlines(filepath.Join(s.workDir, "layers"), kept.Index, s.p.now)
+	defer outlines.Close() //nolint:errcheck // nobody reads what it keeps any more
 	opt := build.Options{
-		Workspace: ws, Context: files, Ignore: ignore, Contexts: named.files, Image: imgs.byDigest,
+		Workspace: ws, Outlines: outlines, Parallel: parallelStages(s.iso), Context: files, Ignore: ignore, Contexts: named.files, Image: imgs.byDigest,
 		Spool: filepath.Join(s.workDir, "layers"), Fetch: s.fetchURL, Repo: s.fetchRepo,
 		CacheCopies: s.c.cacheCopies, NoCacheRuns: !s.c.cacheRuns, SingleLayer: s.c.singleSnapshot,
 		Progress: s.sink, Now: s.p.now, Mounts: s.given,
