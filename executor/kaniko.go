@@ -27,7 +27,6 @@ func kanikoFlags(f *pflag.FlagSet, c *config) {
 	f.BoolVar(&c.cleanup, "cleanup", false, "remove what an in-place build made, so that the container can build again")
 	f.BoolVar(&c.preserveContext, "preserve-context", false, "fail rather than build in place, which replaces the container's files")
 	f.BoolVar(&c.logTimestamp, "log-timestamp", false, "put the time before every line")
-	f.StringVar(&c.kanikoDir, "kaniko-dir", defaultKanikoDir, "`directory` of the executor's own files; $KANIKO_DIR by default")
 	f.StringVarP(&c.bucket, "bucket", "b", "", "`bucket` of Google's to get context.tar.gz from; use --context=gs://…")
 }
 

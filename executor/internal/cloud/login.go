@@ -86,18 +86,20 @@ func (l *Logins) Google(ctx context.Context, host string) (*Login, error) {
 	if !IsGoogle(host) {
 		return nil, nil
 	}
-	t, err := l.google.Token(ctx)
-	if err != nil || t == nil {
-		return nil, err
-	}
-	return &Login{Username: "oauth2accesstoken", Password: t.Value, Expires: t.Expires, From: t.From}, nil
+	return l.remember("gcr.io", func() (*Login, error) { // it is the same for all of them
+		t, err := l.google.Token(ctx)
+		if err != nil || t == nil {
+			return nil, err
+		}
+		return &Login{Username: "oauth2accesstoken", Password: t.Value, Expires: t.Expires, From: t.From}, nil
+	})
 }
 
-// remember keeps a login until it is about to expire.
+// remember keeps a login until it is about to expire, and that there is none.
 func (l *Logins) remember(host string, find func() (*Login, error)) (*Login, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if k := l.known[host]; k != nil && (k.Expires.IsZero() || k.Expires.Sub(l.opt.Now()) > 5*time.Minute) {
+	if k, ok := l.known[host]; ok && (k == nil || k.Expires.IsZero() || k.Expires.Sub(l.opt.Now()) > 5*time.Minute) {
 		return k, nil
 	}
 	k, err := find()
