@@ -32,7 +32,7 @@ type config struct {
 	registry access.Flags
 
 	cache, cacheCopies, cacheRuns bool
-	cacheRepo                     string
+	cacheRepo, cacheDir           string
 	cacheTTL                      time.Duration
 
 	isolation, workDir    string
@@ -122,7 +122,8 @@ func registryFlags(f *pflag.FlagSet, c *config) {
 func cacheFlags(f *pflag.FlagSet, c *config) {
 	f.BoolVar(&c.cache, "cache", false, "look for steps in the cache and store them there")
 	f.StringVar(&c.cacheRepo, "cache-repo", "", "`repository` of the cache, or oci:DIR; <destination>/cache by default")
-	f.DurationVar(&c.cacheTTL, "cache-ttl", 14*24*time.Hour, "age at which a cached step is forgotten")
+	f.StringVar(&c.cacheDir, "cache-dir", "/cache", "`directory` of base images that the warmer has fetched; used with --cache")
+	f.DurationVar(&c.cacheTTL, "cache-ttl", 14*24*time.Hour, "age at which a cached step or base image is forgotten")
 	f.BoolVar(&c.cacheCopies, "cache-copy-layers", false, "cache COPY and ADD too")
 	f.BoolVar(&c.cacheRuns, "cache-run-layers", true, "cache RUN")
 	f.BoolVar(&c.compressedCaching, "compressed-caching", true, "accepted for kaniko's sake: layers are never held in memory")

@@ -42,7 +42,7 @@ func (s *session) keychain() (*registry.Keychain, error) { return s.c.registry.K
 
 // access is what this process gives to those who reach registries.
 func (s *session) access() access.Process {
-	return access.Process{Lookup: s.p.lookup, Env: s.p.env, Now: s.p.now, UserAgent: userAgent(), Log: s.log}
+	return access.Process{Lookup: s.p.lookup, Env: s.p.env, Now: s.p.now, UserAgent: userAgent(), Log: s.log, Local: s.baseCache()}
 }
 
 // preparePush returns nil if nothing is to be pushed.

@@ -4,6 +4,7 @@
 package access
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -12,8 +13,10 @@ import (
 	"strings"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/spf13/pflag"
 
+	"github.com/kilnhook/kiln/executor/internal/basecache"
 	"github.com/kilnhook/kiln/executor/internal/cloud"
 	"github.com/kilnhook/kiln/executor/internal/registry"
 	"github.com/kilnhook/kiln/executor/internal/transport"
@@ -45,6 +48,21 @@ type Process struct {
 	Now       func() time.Time
 	UserAgent string
 	Log       *slog.Logger
+	// Local is where images are that need not be fetched; nil: nowhere.
+	Local *basecache.Dir
+}
+
+// local returns an image that need not be fetched. One that is there and
+// cannot be used is a warning.
+func (p Process) local(digest v1.Hash) v1.Image {
+	if p.Local == nil {
+		return nil
+	}
+	img, err := p.Local.Image(digest)
+	if err != nil && !errors.Is(err, basecache.ErrNotCached) && !errors.Is(err, basecache.ErrExpired) {
+		p.Log.Warn("image is fetched although it is cached", "err", err)
+	}
+	return img
 }
 
 func (p Process) env(name string) string {
@@ -177,7 +195,7 @@ func (c *Flags) Client(p Process, keys *registry.Keychain) (*registry.Client, er
 		Certificates: c.certificates, ClientCerts: certs, Maps: maps, Mirrors: c.mirrors,
 		SkipDefaultFallback: c.skipFallback, PushRetry: c.pushRetry, DownloadRetry: c.downloadRetry,
 		IgnoreImmutableTagErrors: c.ignoreImmutable, Keychain: keys, UserAgent: p.UserAgent,
-		Proxy: http.ProxyFromEnvironment, Log: p.Log,
+		Proxy: http.ProxyFromEnvironment, Log: p.Log, Local: p.local,
 	})
 }
 
