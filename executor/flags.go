@@ -53,6 +53,7 @@ type config struct {
 	noPushCache, reproducible              bool
 	ignoreVarRun, skipUnused, useNewRun    bool
 	cleanup, preserveContext, logTimestamp bool
+	preCleanup, materialize, buildMetadata bool
 	extractRetry                           int
 	bucket                                 string
 }

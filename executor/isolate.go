@@ -148,6 +148,9 @@ type workspaceFor struct {
 // own is not the build's.
 func newWorkspace(c *config, iso isolation, dir string, own []string, r workspace.Report) (ws workspaceFor, err error) {
 	if iso.mode == sandbox.Overlay {
+		if c.materialize {
+			return ws, errors.New("--materialize needs --isolation=inplace: with overlay the container's root is not touched")
+		}
 		o, err := workspace.NewOverlay(dir, iso.ns, r)
 		if err != nil {
 			return ws, err
@@ -170,6 +173,11 @@ func newWorkspace(c *config, iso isolation, dir string, own []string, r workspac
 	ws = workspaceFor{Workspace: w, close: func() error { return nil }}
 	if c.cleanup {
 		ws.cleanup = w.Clear
+	}
+	if c.preCleanup {
+		if err := w.Clear(); err != nil {
+			return ws, err
+		}
 	}
 	return ws, nil
 }

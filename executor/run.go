@@ -28,6 +28,7 @@ import (
 // build does everything between the flags and the digest.
 func (s *session) build(ctx context.Context) error {
 	s.tellIsolation()
+	s.tellIgnored()
 	client, err := s.newClient()
 	if err == nil {
 		s.given, err = s.mounts()
@@ -185,7 +186,7 @@ func (s *session) carryOut(ctx context.Context, src *source.Context, p *plan.Pla
 	opt := build.Options{
 		Workspace: ws, Context: files, Ignore: ignore, Contexts: named.files, Image: imgs.byDigest,
 		Spool: filepath.Join(s.workDir, "layers"), Fetch: s.fetchURL, Repo: s.fetchRepo,
-		CacheCopies: s.c.cacheCopies, NoCacheRuns: !s.c.cacheRuns, SingleLayer: s.c.singleSnapshot,
+		CacheCopies: s.c.cacheCopies, NoCacheRuns: !s.c.cacheRuns, SingleLayer: s.c.singleSnapshot, Materialize: s.c.materialize,
 		Progress: s.sink, Now: s.p.now, Mounts: s.given,
 	}
 	if err := s.imageForm(p, &opt); err != nil {

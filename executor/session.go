@@ -29,7 +29,7 @@ func (c *config) environment(lookup func(string) (string, bool), flags *pflag.Fl
 			return fmt.Errorf("KANIKO_NO_PUSH: %w", err)
 		}
 	}
-	for name, flag := range map[string]string{"KANIKO_CLEANUP": "cleanup", "KANIKO_PRESERVE_CONTEXT": "preserve-context"} {
+	for name, flag := range map[string]string{"KANIKO_CLEANUP": "cleanup", "KANIKO_PRESERVE_CONTEXT": "preserve-context", "KANIKO_PRE_CLEANUP": "pre-cleanup"} {
 		if v, ok := lookup(name); ok && v != "" && !flags.Changed(flag) {
 			if err := flags.Set(flag, v); err != nil {
 				return fmt.Errorf("%s: %w", name, err)
