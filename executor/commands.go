@@ -30,6 +30,8 @@ func command(ctx context.Context, p process) (status int, acted bool) {
 		err = pushCommand(ctx, p)
 	case "login":
 		err = loginCommand(ctx, p)
+	case "doctor":
+		err = doctorCommand(ctx, p)
 	default:
 		return 0, false
 	}

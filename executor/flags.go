@@ -63,6 +63,7 @@ const usage = `executor builds a container image from a Dockerfile and a context
 Usage:
   executor --context DIR|URL --destination REF [flags]
   executor --check --context DIR|URL [flags]
+  executor doctor --context DIR|URL --destination REF [flags]
   executor push FILE|DIR --destination REF [flags]
   executor login REGISTRY --username U --password-stdin
   executor version

@@ -32,12 +32,23 @@ type images struct {
 	client *registry.Client
 	local  *basecache.Dir // nil: there is none
 	note   func(format string, args ...any)
+	told   func(ref string, digest v1.Hash, err error) // of every image; nil: nobody wants to know
 
 	mu    sync.Mutex
 	found map[v1.Hash]v1.Image
 }
 
 func (i *images) base(ctx context.Context, ref string, p v1.Platform) (plan.Base, error) {
+	b, err := i.find(ctx, ref, p)
+	if i.told != nil {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		i.told(ref, b.Digest, err)
+	}
+	return b, err
+}
+
+func (i *images) find(ctx context.Context, ref string, p v1.Platform) (plan.Base, error) {
 	var img v1.Image
 	var err error
 	if strings.HasPrefix(ref, layoutPrefix) {

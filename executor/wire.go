@@ -180,15 +180,20 @@ func (s *session) newCache(client *registry.Client) (build.Cache, error) {
 	return c, err
 }
 
+// cacheRepo is where the layer cache is: a repository or oci:DIR.
+func (s *session) cacheRepo() string {
+	if s.c.cacheRepo != "" {
+		return s.c.cacheRepo
+	}
+	repo, _ := splitDestination(s.c.destinations[0])
+	return repo + "/cache"
+}
+
 func (s *session) openCache(client *registry.Client) (build.Cache, error) {
 	opt := cache.Options{TTL: s.c.cacheTTL, Now: s.p.now, Log: s.log}
-	repo := s.c.cacheRepo
+	repo := s.cacheRepo()
 	if dir, ok := strings.CutPrefix(repo, "oci:"); ok {
 		return cache.NewDir(dir, opt), nil
-	}
-	if repo == "" {
-		repo, _ = splitDestination(s.c.destinations[0])
-		repo += "/cache"
 	}
 	name, reach, err := client.Repository(repo)
 	if err != nil {

@@ -310,3 +310,18 @@ func (c *Client) explain(err error, target authn.Resource) error {
 	}
 	return err
 }
+
+// Explain says in a few words which credentials are used for an image or a
+// repository and why, without telling them.
+func (c *Client) Explain(ctx context.Context, ref string) string {
+	r, err := name.ParseReference(ref, c.nameOptions(ref, true)...)
+	if err != nil {
+		return "without credentials: it is no reference"
+	}
+	k, ok := c.opt.Keychain.(interface{ Explain(authn.Resource) string })
+	if !ok {
+		return "without credentials"
+	}
+	_, _ = resolve(ctx, c.opt.Keychain, r.Context())
+	return k.Explain(r.Context())
+}
