@@ -189,7 +189,7 @@ func (s *stage) ground(ctx context.Context, n int) error {
 // this one, or by a stage that copies. Copies of what the build itself has put
 // where nothing was need no files.
 func (s *stage) onDisk(n int) bool {
-	if len(s.use.copied) > 0 && !s.ownContent() {
+	if len(s.use.copied) > 0 && !s.ownContent() || s.Materialize && s.isTarget() {
 		return true
 	}
 	for i := n; i < len(s.operations); i++ {
@@ -355,6 +355,11 @@ func (s *stage) included(changes []snapshot.Change) []snapshot.Change {
 func (s *stage) finish(ctx context.Context) error {
 	if s.SingleLayer && s.isTarget() && s.owed {
 		if err := s.squash(ctx); err != nil {
+			return err
+		}
+	}
+	if s.Materialize && s.isTarget() {
+		if err := s.ground(ctx, len(s.operations)); err != nil {
 			return err
 		}
 	}
