@@ -143,6 +143,9 @@ func (s Set) Match(c events.Change) []Match {
 		if len(by) > 0 {
 			m := t.match(c)
 			m.By = by
+			if m.EveryGeneration() && t.Run.Supersede == "" {
+				m.Request.Supersede = events.SupersedeKeepAll // else they would cancel each other
+			}
 			matches = append(matches, m)
 		}
 	}

@@ -95,6 +95,10 @@ type Config struct {
 	// ResolveRef asks the repository where a ref is, as git ls-remote does, and
 	// returns an empty id if there is no such ref. Nil if nobody can ask.
 	ResolveRef func(ctx context.Context, c events.Change) (string, error)
+	// Repositories answers what path filters, narrowing files, healing and
+	// schedules ask; nil if nobody can. Paths are then filtered by what the
+	// sender says, and the others do nothing.
+	Repositories Repositories
 	// Finisher ends builds that are cancelled or cannot be run, and those that
 	// a sweep finds unfinished. Nil is one that cannot ask a registry: builds
 	// that pushed are then left for another to finish.
@@ -122,6 +126,12 @@ type Config struct {
 	// OrphanAge is the age at which a sweep forgets a build that was written
 	// down and never accepted; 0 is 10 min.
 	OrphanAge time.Duration
+	// PendingTimeout is how long a build may wait for its executor to start
+	// where its trigger does not say; 0 is for ever.
+	PendingTimeout time.Duration
+	// HealEvery is how often the repositories of triggers that heal are asked
+	// for refs whose webhook was lost; 0 is 5 min.
+	HealEvery time.Duration
 	Now       func() time.Time // required
 	Log       *slog.Logger     // nil discards
 }
@@ -146,6 +156,9 @@ func New(cfg Config) (*Dispatcher, error) {
 	}
 	if cfg.OrphanAge <= 0 {
 		cfg.OrphanAge = 10 * time.Minute
+	}
+	if cfg.HealEvery <= 0 {
+		cfg.HealEvery = 5 * time.Minute
 	}
 	if cfg.Finisher == nil {
 		f, err := finish.New(finish.Config{Ledger: cfg.Ledger, Publish: cfg.Publish, Now: cfg.Now, Log: cfg.Log})
