@@ -161,6 +161,12 @@ func (s Set) Named(name string) (Trigger, bool) {
 	return s.triggers[i], true
 }
 
+// Wants reports whether the trigger listens to a ref of a repository.
+func (t Trigger) Wants(location, ref string) bool {
+	c := events.Change{Kind: events.KindGit, Location: location, Name: ref}
+	return slices.ContainsFunc(t.On, func(s Source) bool { return s.Git != nil && s.matches(c) })
+}
+
 // Again returns the match of a change that a trigger accepted before and is to
 // build again, whatever the trigger listens to now.
 func (t Trigger) Again(c events.Change) Match { return t.match(c) }
@@ -232,7 +238,6 @@ func (t Trigger) match(c events.Change) Match {
 	if req.Priority == "" {
 		req.Priority = events.PriorityPush
 	}
-	req.Change.Files = nil // it served its purpose, and may be long
 	m := Match{Trigger: t, Request: req}
 	if !c.Deleted() {
 		m.Err = t.render(&m.Request)

@@ -132,6 +132,7 @@ func decideObject(m trigger.Match, reg *record.Register, c events.Change, now ti
 // build is the verdict that a change is next.
 func build(m trigger.Match, reg record.Register, now time.Time, reason string) Verdict {
 	c := m.Request.Change
+	c.Files = nil
 	next := record.Register{
 		Location: c.Location, Name: c.Name, Head: c.Generation, Order: c.Order,
 		Sequence: reg.Sequence + 1, ChangeTime: c.Time, Updated: now,

@@ -204,6 +204,9 @@ func (d *Dispatcher) handle(ctx context.Context, c events.Change, traceParent st
 	if err := c.Validate(); err != nil {
 		return nil, source.Malformed("change", "%w", err)
 	}
+	if c.Kind == events.KindImage {
+		return d.handleImage(ctx, c)
+	}
 	var decisions []Decision
 	var errs []error
 	for _, m := range d.cfg.Triggers.Match(c) {

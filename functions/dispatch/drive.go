@@ -155,6 +155,7 @@ func (d *Dispatcher) askRemote(ctx context.Context, c events.Change) Remote {
 func (d *Dispatcher) prepare(m trigger.Match, reg record.Register) record.Open {
 	open := record.Open{Request: m.Request}
 	req := &open.Request
+	req.Change.Files = nil // it served its purpose, and may be long
 	req.BuildID, req.Sequence, req.Nonce, req.RequestedAt = reg.BuildID, reg.Sequence, reg.Nonce, reg.Updated
 	address, err := d.cfg.Context(req.Change)
 	if err == nil {
@@ -185,6 +186,10 @@ func (d *Dispatcher) openOf(ctx context.Context, m trigger.Match, reg record.Reg
 	case !errors.Is(err, fs.ErrNotExist):
 		return record.Open{}, err
 	}
+	if m, _, err = d.narrow(ctx, m, nil); err != nil {
+		return record.Open{}, err
+	}
+	open = d.prepare(m, reg)
 	return open, d.create(ctx, record.OpenKey(open.Request), open)
 }
 
