@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"strings"
 	"time"
@@ -27,7 +28,7 @@ import (
 var (
 	// ErrExists says that the build was launched before and is not finished.
 	// To the dispatcher that is success.
-	ErrExists = errors.New("build exists already")
+	ErrExists = fmt.Errorf("build exists already: %w", fs.ErrExist)
 	// ErrQuota says that no build can be launched now because of a limit. The
 	// sender of the change is told to come again.
 	ErrQuota = errors.New("quota of builds is used up")
@@ -41,8 +42,8 @@ var ErrFinished = errors.New("build is finished already")
 // sweep in between would launch it again.
 type Launcher interface {
 	// Launch starts the build or puts it in a queue. It need not survive this
-	// process: a sweep launches what was lost. The error matches ErrExists if
-	// the build exists, or has a result where the launcher can see that.
+	// process: a sweep launches what was lost. The error matches fs.ErrExist,
+	// as ErrExists does, if the build exists, or has a result where the launcher can see that.
 	Launch(ctx context.Context, req events.Request) error
 	// Cancel stops the build. One that does not exist is no error.
 	Cancel(ctx context.Context, buildID string) error
@@ -196,11 +197,18 @@ type Decision struct {
 // was done for it is not done twice. The error is a *source.MalformedError for
 // a change no repetition can mend.
 func (d *Dispatcher) Handle(ctx context.Context, c events.Change) ([]Decision, error) {
-	return d.handle(ctx, c, "")
+	return d.handle(ctx, c, delivery{})
 }
 
-// handle is Handle for a change that came with a trace.
-func (d *Dispatcher) handle(ctx context.Context, c events.Change, traceParent string) ([]Decision, error) {
+// delivery is what is known about how a change came, besides the change.
+type delivery struct {
+	traceParent string // W3C trace context
+	trigger     string // the only one that is meant; empty is all
+	priority    string // instead of a push's
+}
+
+// handle is Handle for a change that came in a certain way.
+func (d *Dispatcher) handle(ctx context.Context, c events.Change, by delivery) ([]Decision, error) {
 	if err := c.Validate(); err != nil {
 		return nil, source.Malformed("change", "%w", err)
 	}
@@ -210,7 +218,13 @@ func (d *Dispatcher) handle(ctx context.Context, c events.Change, traceParent st
 	var decisions []Decision
 	var errs []error
 	for _, m := range d.cfg.Triggers.Match(c) {
-		m.Request.Install, m.Request.TraceParent = d.cfg.Install, traceParent
+		if by.trigger != "" && by.trigger != m.Trigger.Name {
+			continue
+		}
+		m.Request.Install, m.Request.TraceParent = d.cfg.Install, by.traceParent
+		if by.priority != "" && m.Trigger.Run.Priority == "" {
+			m.Request.Priority = by.priority
+		}
 		decision, err := d.dispatch(ctx, m)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("dispatch %s %s for trigger %s: %w", c.Location, c.Name, m.Trigger.Name, err))

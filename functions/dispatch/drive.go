@@ -262,7 +262,7 @@ func (d *Dispatcher) announce(ctx context.Context, req events.Request) error {
 
 // launch hands a build to the launcher and says so.
 func (d *Dispatcher) launch(ctx context.Context, req events.Request) error {
-	if err := d.cfg.Launcher.Launch(ctx, req); err != nil && !errors.Is(err, ErrExists) {
+	if err := d.cfg.Launcher.Launch(ctx, req); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("launch build %s: %w", req.BuildID, err)
 	}
 	return d.queued(ctx, req)

@@ -125,7 +125,7 @@ func (d *Dispatcher) relaunch(ctx context.Context, open record.Open) (goesOn boo
 	}
 	req.Attempt++
 	err = d.cfg.Launcher.Launch(ctx, req)
-	if errors.Is(err, ErrExists) {
+	if errors.Is(err, fs.ErrExist) {
 		return true, nil
 	}
 	if err != nil {
