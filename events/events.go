@@ -38,6 +38,7 @@ const (
 	ExtSequence     = "sequence"     // the build's sequence in its group, 20 digits, zero padded
 	ExtCausationID  = "causationid"  // the delivery that caused this, as its sender named it
 	ExtTraceParent  = "traceparent"  // W3C trace context
+	ExtDataRef      = "dataref"      // where the data is, of an event that is too large to carry it
 )
 
 // Limits on what an event carries.

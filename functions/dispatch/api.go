@@ -52,9 +52,12 @@ func (d *Dispatcher) API() http.Handler {
 // endpoint checks the token and reads the body of a request, and answers it.
 func (d *Dispatcher) endpoint(do func(*http.Request, []byte) (any, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if len(d.cfg.Tokens) > 0 && source.VerifyBearer(d.cfg.Tokens, r.Header) != nil {
+		if err := d.admit(r.Context(), r.Header); errors.Is(err, source.ErrUnauthorised) {
 			w.Header().Set("WWW-Authenticate", "Bearer")
-			reply(w, http.StatusUnauthorized, answer{Error: source.ErrUnauthorised.Error()})
+			reply(w, http.StatusUnauthorized, answer{Error: err.Error()})
+			return
+		} else if err != nil {
+			d.answerFailed(w, r.URL.Path, err)
 			return
 		}
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxAPIBody))

@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/http"
+	"regexp"
 	"strings"
 	"time"
 
@@ -116,10 +118,14 @@ type Config struct {
 	GiteaSecrets [][]byte
 	// Bitbucket has the secrets of its webhooks. None closes that door.
 	Bitbucket bitbucket.Config
-	// Tokens are the bearer tokens of the other doors. None opens them to
-	// everybody who can reach them, which is right only where the platform in
-	// front has checked, or on a loopback address.
+	// Tokens are the bearer tokens of the other doors. Without them and without
+	// Identity these are open to everybody who can reach them, which is right
+	// only where the platform in front has checked, or on a loopback address.
 	Tokens []string
+	// Identity lets in, besides those with a token, whose request it knows by
+	// an OIDC token. An error that matches source.ErrUnauthorised keeps the
+	// sender out, any other asks it to come again. Nil knows nobody.
+	Identity func(ctx context.Context, h http.Header) error
 
 	// MaxAttempts is how often a build is launched before it is given up when
 	// its executor is lost again and again; 0 is 3. It needs a Prober.
@@ -238,17 +244,35 @@ func (d *Dispatcher) handle(ctx context.Context, c events.Change, by delivery) (
 }
 
 // DefaultContext is a change's context as the executor spells it: the commit
-// of the repository that the trigger matched, over https, or the object. The
+// of the repository that the trigger matched, over https, or the object in the
+// generation or version of the change. The
 // clone URL that a sender gave is not used.
 func DefaultContext(c events.Change) (string, error) {
 	if c.Kind != events.KindGit {
 		if strings.HasPrefix(c.Location, "kiln://") {
 			return "", fmt.Errorf("objects of %s can be fetched only by the stack that stores them", c.Location)
 		}
-		return c.Location + "/" + c.Name, nil
+		return pinned(c), nil
 	}
 	if strings.ContainsRune(c.Name, '#') {
 		return "", fmt.Errorf("ref %s cannot be written in the address of a context because of its '#'", c.Name)
 	}
 	return "git://" + c.Location + ".git#" + c.Name + "#" + c.Revision(), nil
+}
+
+// etagForm is what stands for the version of an object of S3 that has none: its
+// etag, and a sequencer.
+var etagForm = regexp.MustCompile(`^[0-9a-fA-F]{32}(-[0-9]+)?(-[0-9a-fA-F]+)?$`)
+
+// pinned is the address of an object of the generation that the change tells of,
+// where the executor can ask for one, and never of what is newest.
+func pinned(c events.Change) string {
+	address := c.Location + "/" + c.Name
+	switch {
+	case strings.HasPrefix(c.Location, "gs://"):
+		return address + "#" + c.Generation
+	case strings.HasPrefix(c.Location, "s3://") && !etagForm.MatchString(c.Generation):
+		return address + "?versionId=" + c.Generation
+	}
+	return address
 }

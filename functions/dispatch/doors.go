@@ -55,10 +55,10 @@ func (d *Dispatcher) doors() map[string]parser {
 		DoorBitbucket: func(h http.Header, body []byte) ([]events.Change, error) {
 			return bitbucket.Parse(d.cfg.Bitbucket, h, body)
 		},
-		DoorGit:      d.guarded(git.Parse),
-		DoorS3:       d.guarded(s3.Parse),
-		DoorRegistry: d.guarded(registry.Parse),
-		DoorEvents:   d.guarded(parseEvent),
+		DoorGit:      git.Parse,
+		DoorS3:       s3.Parse,
+		DoorRegistry: registry.Parse,
+		DoorEvents:   parseEvent,
 	}
 }
 
@@ -72,17 +72,9 @@ func Doors() []string {
 	return paths
 }
 
-// guarded lets only those through who have a token, if there are tokens.
-func (d *Dispatcher) guarded(parse parser) parser {
-	return func(h http.Header, body []byte) ([]events.Change, error) {
-		if len(d.cfg.Tokens) > 0 {
-			if err := source.VerifyBearer(d.cfg.Tokens, h); err != nil {
-				return nil, err
-			}
-		}
-		return parse(h, body)
-	}
-}
+// guardedDoors are the doors whose senders do not sign: they are let in by a
+// token or an identity.
+func guardedDoors() []string { return []string{DoorGit, DoorS3, DoorRegistry, DoorEvents} }
 
 // parseEvent reads an event, in a message of Pub/Sub or alone.
 func parseEvent(h http.Header, body []byte) ([]events.Change, error) {
@@ -137,6 +129,12 @@ func Trusted(door string, bitbucketServer string, h http.Header, body []byte) ([
 		GitHubSecrets: [][]byte{[]byte(key)}, GiteaSecrets: [][]byte{[]byte(key)},
 		Bitbucket: bitbucket.Config{Secrets: [][]byte{[]byte(key)}, Server: bitbucketServer},
 	}}
+	switch door {
+	case DoorPubSub:
+		door = DoorEvents
+	case DoorSQS:
+		door = DoorS3
+	}
 	parse, ok := d.doors()[door]
 	if !ok {
 		return nil, source.Malformed("request", "there is no door %s; there are %s", door, strings.Join(Doors(), ", "))

@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -44,12 +45,47 @@ const retrySeconds = 10
 // when the same request should come again.
 func (d *Dispatcher) Handler() http.Handler {
 	mux := http.NewServeMux()
+	guarded := map[string]bool{}
+	for _, path := range guardedDoors() {
+		guarded[path] = true
+	}
 	for path, parse := range d.doors() {
+		if guarded[path] {
+			mux.Handle("POST "+path, d.guarded(path, parse))
+			continue
+		}
 		mux.Handle("POST "+path, d.door(path, parse))
 	}
 	mux.HandleFunc("OPTIONS "+DoorEvents, handshake)
 	mux.Handle(APIPrefix, d.API())
 	return mux
+}
+
+// guarded is a door for those who are known by a token or an identity, if anybody
+// is. Who is not is answered before anything is read.
+func (d *Dispatcher) guarded(name string, parse parser) http.Handler {
+	door := d.door(name, parse)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch err := d.admit(r.Context(), r.Header); {
+		case errors.Is(err, source.ErrUnauthorised):
+			d.answerRefused(w, r, name, nil, err)
+		case err != nil:
+			d.answerFailed(w, name, err)
+		default:
+			door.ServeHTTP(w, r)
+		}
+	})
+}
+
+// admit decides by a request's header whether it is let in.
+func (d *Dispatcher) admit(ctx context.Context, h http.Header) error {
+	if len(d.cfg.Tokens) == 0 && d.cfg.Identity == nil {
+		return nil
+	}
+	if err := source.VerifyBearer(d.cfg.Tokens, h); err == nil || d.cfg.Identity == nil {
+		return err
+	}
+	return d.cfg.Identity(ctx, h)
 }
 
 // answer is the JSON that a sender gets.

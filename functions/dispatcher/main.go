@@ -3,7 +3,7 @@
 //
 // It is the dispatcher without the rest of the one-machine stack: no bucket, no
 // git server, no registry and no page of its own. Everything it must remember
-// is in its data directory.
+// is in its data directory, or in a bucket and a topic of a cloud.
 package main
 
 import (
@@ -25,6 +25,7 @@ import (
 	"github.com/kilnhook/kiln/infra/bus"
 	"github.com/kilnhook/kiln/infra/local/fair"
 	"github.com/kilnhook/kiln/infra/local/serving"
+	"github.com/kilnhook/kiln/infra/oidc"
 )
 
 func main() {
@@ -64,7 +65,7 @@ func run(ctx context.Context, p process) error {
 	if err != nil {
 		return err
 	}
-	s, err := open(cfg)
+	s, err := open(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -77,6 +78,7 @@ type config struct {
 	triggers                      trigger.Set
 	secrets                       serving.Secrets
 	sink                          *bus.Subscriber // nil: nobody is told
+	clouds                        clouds
 	executor                      []string
 	executorFlags                 []string
 	executorEnv                   []string
@@ -104,8 +106,11 @@ posts what became of them to a sink.
   POST /v1/builds        asks for a build: {"repo", "ref"} or {"bucket", "object", "generation"}
   POST /v1/builds/ID/rebuild, /v1/builds/ID/cancel
   GET  /v1/deadletters   what could not be understood
-  GET  /events           what happens, as server-sent events
+  GET  /events           what happens, as server-sent events, with --bus=spool
   GET  /healthz          200 while it works
+
+A ledger in a bucket is, like one in a directory, of one dispatcher at a time: its
+builds are child processes that another cannot see.
 
 Usage:
   dispatcher --triggers kiln.yaml --data DIR [flags]
@@ -118,6 +123,29 @@ type flags struct {
 	triggers, sink, sinkSecretFile, executor, logFormat string
 	secrets                                             serving.SecretFiles
 	executorFlags, insecure                             list
+	cloud                                               cloudFlags
+}
+
+// cloudFlags are those about services of a cloud.
+type cloudFlags struct {
+	bus, oidcAudience, oidcIssuer, oidcKeys string
+	pulls, oidcEmails                       list
+	cdevents                                bool
+}
+
+// define adds the flags to a set.
+func (f *cloudFlags) define(fs *flag.FlagSet, p process) {
+	way := p.getenv("KILN_BUS")
+	if way == "" {
+		way = busSpool
+	}
+	fs.StringVar(&f.bus, "bus", way, "where events go: spool, in the data directory, from which the sink and GET /events are served; sink, posted to it at once; pubsub://PROJECT/TOPIC (KILN_BUS)")
+	fs.BoolVar(&f.cdevents, "cdevents", p.getenv("KILN_CDEVENTS") == "true", "send build events in the form of CDEvents 0.5.1 as well (KILN_CDEVENTS=true)")
+	fs.Var(&f.pulls, "pull", "fetch changes from pubsub://PROJECT/SUBSCRIPTION or from the https:// URL of a queue of SQS; may be given several times (KILN_PULL, words)")
+	fs.StringVar(&f.oidcAudience, "oidc-audience", p.getenv("KILN_OIDC_AUDIENCE"), "let in who posts with an OIDC token for this audience, such as a push subscription (KILN_OIDC_AUDIENCE)")
+	fs.Var(&f.oidcEmails, "oidc-email", "account whose OIDC tokens count; may be given several times (KILN_OIDC_EMAIL, words)")
+	fs.StringVar(&f.oidcIssuer, "oidc-issuer", oidc.GoogleIssuer, "issuer of the tokens")
+	fs.StringVar(&f.oidcKeys, "oidc-keys", oidc.GoogleKeys, "URL of the issuer's keys")
 }
 
 // list is a flag that may be given several times.
@@ -150,7 +178,7 @@ func configure(p process) (config, error) {
 	}
 	fs.StringVar(&cfg.listen, "listen", or(p.getenv("KILN_LISTEN"), "127.0.0.1:8766"), "host:port to listen on (KILN_LISTEN)")
 	fs.StringVar(&cfg.data, "data", or(p.getenv("KILN_DATA"), "kiln-data"), "directory for builds and the spool of events (KILN_DATA)")
-	fs.StringVar(&cfg.ledger, "ledger", p.getenv("KILN_LEDGER"), "directory of the ledger, of this dispatcher alone (KILN_LEDGER; default <data>/ledger)")
+	fs.StringVar(&cfg.ledger, "ledger", p.getenv("KILN_LEDGER"), "ledger, of this dispatcher alone: a directory, gs://BUCKET/PREFIX or s3://BUCKET/PREFIX (KILN_LEDGER; default <data>/ledger)")
 	fs.StringVar(&cfg.install, "install", or(p.getenv("KILN_INSTALL"), "default"), "name of this installation, in the source of events (KILN_INSTALL)")
 	fs.StringVar(&f.triggers, "triggers", or(p.getenv("KILN_TRIGGERS"), "kiln.yaml"), "file that says what is built (KILN_TRIGGERS)")
 	fs.StringVar(&f.secrets.GitHub, "github-secret-file", "", "file with the secret of GitHub webhooks, one a line while it is changed (or KILN_GITHUB_SECRET)")
@@ -169,6 +197,7 @@ func configure(p process) (config, error) {
 	fs.IntVar(&cfg.maxTenantQueued, "max-queued-per-tenant", fair.DefaultTenantMax, "builds of one tenant that wait")
 	fs.DurationVar(&cfg.timeout, "timeout", time.Hour, "of a build whose trigger has none")
 	fs.DurationVar(&cfg.sweep, "sweep", time.Minute, "how often to look for what was left undone")
+	f.cloud.define(fs, p)
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	if err := fs.Parse(p.args); err != nil {
 		return config{}, err
@@ -214,7 +243,10 @@ func (f flags) apply(p process, cfg *config) error {
 	if cfg.secrets, err = f.secrets.Read(p.getenv); err != nil {
 		return err
 	}
-	return f.applySink(p, cfg)
+	if err := f.applySink(p, cfg); err != nil {
+		return err
+	}
+	return f.cloud.apply(p, cfg)
 }
 
 // applySink makes a subscriber of the sink.
@@ -222,7 +254,11 @@ func (f flags) applySink(p process, cfg *config) error {
 	if f.sink == "" {
 		return nil
 	}
-	cfg.sink = &bus.Subscriber{Name: "sink", URL: f.sink, FromStart: true}
+	overrides, err := bus.ParseOverrides(p.getenv("K_CE_OVERRIDES"))
+	if err != nil {
+		return err
+	}
+	cfg.sink = &bus.Subscriber{Name: "sink", URL: f.sink, FromStart: true, Extensions: overrides}
 	secrets, err := serving.SecretLines(p.getenv, f.sinkSecretFile, "KILN_SINK_SECRET")
 	if err != nil || len(secrets) == 0 {
 		return err
@@ -241,7 +277,7 @@ func (f flags) applySink(p process, cfg *config) error {
 func executorEnv(p process) []string {
 	var env []string
 	for _, pair := range p.env {
-		if name, _, _ := strings.Cut(pair, "="); !strings.HasPrefix(name, "KILN_") && name != "K_SINK" {
+		if name, _, _ := strings.Cut(pair, "="); !strings.HasPrefix(name, "KILN_") && name != "K_SINK" && name != "K_CE_OVERRIDES" {
 			env = append(env, pair)
 		}
 	}

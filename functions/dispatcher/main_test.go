@@ -352,6 +352,18 @@ func TestConfigErrors(t *testing.T) {
 		"empty secret file":   {nil, []string{"--github-secret-file", write(t, "\n")}, "is empty"},
 		"gitlab secret":       {[]string{"KILN_GITLAB_SECRET=whsec_x"}, nil, "copy the whole signing token"},
 		"sink":                {[]string{"K_SINK=ftp://x"}, nil, "http"},
+		"bus":                 {nil, []string{"--bus", "kafka"}, "none of spool, sink and pubsub://PROJECT/TOPIC"},
+		"bus without topic":   {nil, []string{"--bus", "pubsub://p"}, "pubsub://PROJECT/TOPIC"},
+		"bus without sink":    {[]string{"KILN_BUS=sink"}, nil, "name it with --sink or K_SINK"},
+		"sink and topic":      {[]string{"K_SINK=http://h/"}, []string{"--bus", "pubsub://p/t"}, "subscribe it to the topic"},
+		"overrides":           {[]string{"K_SINK=http://h/", "K_CE_OVERRIDES={"}, nil, "K_CE_OVERRIDES"},
+		"pull":                {nil, []string{"--pull", "pubsub://p"}, "--pull pubsub://p is neither"},
+		"pull from nothing":   {[]string{"KILN_PULL=https://h"}, nil, "URL of a queue of SQS"},
+		"audience alone":      {nil, []string{"--oidc-audience", "a"}, "go together"},
+		"account alone":       {[]string{"KILN_OIDC_EMAIL=a@b"}, nil, "go together"},
+		"ledger":              {nil, []string{"--ledger", "http://h/x"}, "gs://BUCKET/PREFIX"},
+		"ledger's prefix":     {[]string{"STORAGE_EMULATOR_HOST=127.0.0.1:1"}, []string{"--ledger", "gs://b/a b"}, "prefix of the ledger"},
+		"ledger's query":      {nil, []string{"--ledger", "s3://b?x=y"}, "gs://BUCKET/PREFIX"},
 		"sink secret":         {[]string{"K_SINK=http://127.0.0.1:1/", "KILN_SINK_SECRET=short"}, nil, "use 16 or more"},
 	} {
 		args := append([]string{"--listen", "127.0.0.1:0", "--data", t.TempDir(), "--triggers", good, "--executor", executor}, tc.args...)

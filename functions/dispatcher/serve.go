@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -13,37 +14,45 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/events/cdevents"
 	"github.com/kilnhook/kiln/events/source"
 	"github.com/kilnhook/kiln/functions/dispatch"
 	"github.com/kilnhook/kiln/functions/finish"
 	"github.com/kilnhook/kiln/infra/bus"
+	buspubsub "github.com/kilnhook/kiln/infra/bus/pubsub"
 	"github.com/kilnhook/kiln/infra/gitremote"
-	"github.com/kilnhook/kiln/infra/ledger"
 	"github.com/kilnhook/kiln/infra/local/launch"
 	"github.com/kilnhook/kiln/infra/local/registry"
 	"github.com/kilnhook/kiln/infra/local/serving"
+	"github.com/kilnhook/kiln/infra/oidc"
 )
 
 // service is the running whole.
 type service struct {
 	cfg        config
-	ledger     *ledger.Dir
-	bus        *bus.Bus
-	webhooks   *bus.Webhooks
+	ledger     store
+	ledgerURL  string
+	out        func(ctx context.Context, e event.Event) error // where events go
+	bus        *bus.Bus                                       // nil unless they go to the spool
+	webhooks   *bus.Webhooks                                  // of bus
+	topic      *buspubsub.Publisher                           // nil unless they go to Pub/Sub
 	launcher   *launch.Launcher
 	dispatcher *dispatch.Dispatcher
+	pulls      []puller
+	closers    []io.Closer // of pulls
 
 	repositories *gitremote.Client
 }
 
-// open opens everything in the data directory.
-func open(cfg config) (*service, error) {
+// open opens everything that the configuration names. ctx must live as long as
+// the service.
+func open(ctx context.Context, cfg config) (*service, error) {
 	if err := checkListen(cfg); err != nil {
 		return nil, err
 	}
 	s := &service{cfg: cfg}
-	for _, step := range []func() error{s.openStores, s.openBuilds} {
-		if err := step(); err != nil {
+	for _, step := range []func(context.Context) error{s.openLedger, s.openBus, s.openBuilds, s.openPulls} {
+		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, s.close())
 		}
 	}
@@ -57,28 +66,21 @@ func checkListen(cfg config) error {
 		return fmt.Errorf("--listen %s: %w", cfg.listen, err)
 	}
 	ip := net.ParseIP(host)
-	if len(cfg.secrets.Tokens) == 0 && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return fmt.Errorf("--listen %s can be reached from elsewhere: give --token-file, or listen on 127.0.0.1", cfg.listen)
+	if len(cfg.secrets.Tokens) == 0 && cfg.clouds.oidc.Audience == "" && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return fmt.Errorf("--listen %s can be reached from elsewhere: give --token-file or --oidc-audience, or listen on 127.0.0.1", cfg.listen)
 	}
 	return nil
 }
 
-func (s *service) openStores() (err error) {
-	if s.ledger, err = ledger.OpenDir(s.cfg.ledger); err != nil {
-		return err
+func (s *service) openLedger(ctx context.Context) (err error) {
+	s.ledger, s.ledgerURL, err = openLedger(ctx, s.cfg)
+	if err != nil {
+		s.ledger = nil
 	}
-	if s.bus, err = bus.Open(filepath.Join(s.cfg.data, "bus"), bus.Options{Log: s.cfg.log}); err != nil {
-		return err
-	}
-	opts := bus.WebhookOptions{Now: s.cfg.now, Log: s.cfg.log}
-	if s.cfg.sink != nil {
-		opts.Subscribers = []bus.Subscriber{*s.cfg.sink}
-	}
-	s.webhooks, err = bus.NewWebhooks(s.bus, opts)
 	return err
 }
 
-func (s *service) openBuilds() error {
+func (s *service) openBuilds(ctx context.Context) error {
 	client := registry.Client{Plain: s.cfg.insecureRegistries}
 	finisher, err := finish.New(finish.Config{
 		Ledger: s.ledger, Publish: s.publish, CheckDigest: client.CheckDigest, MoveTags: client.MoveTags,
@@ -96,12 +98,21 @@ func (s *service) openBuilds() error {
 	if err != nil {
 		return err
 	}
+	var identity func(context.Context, http.Header) error
+	if s.cfg.clouds.oidc.Audience != "" {
+		verifier, err := oidc.New(ctx, s.cfg.clouds.oidc)
+		if err != nil {
+			return err
+		}
+		identity = verifier.Verify
+	}
 	s.repositories = gitremote.New(gitremote.Config{Dir: filepath.Join(s.cfg.data, "mirrors"), Env: s.cfg.executorEnv})
 	s.dispatcher, err = dispatch.New(dispatch.Config{
 		Ledger: s.ledger, Triggers: s.cfg.triggers, Launcher: serving.Launcher{L: s.launcher}, Publish: s.publish,
 		Install: s.cfg.install, ResolveRef: s.resolveRef, Repositories: s.repositories, Finisher: finisher,
 		GitHubSecrets: s.cfg.secrets.GitHub, GitLabSecrets: s.cfg.secrets.GitLab,
-		GiteaSecrets: s.cfg.secrets.Gitea, Bitbucket: s.cfg.secrets.Bitbucket, Tokens: s.cfg.secrets.Tokens, Now: s.cfg.now, Log: s.cfg.log,
+		GiteaSecrets: s.cfg.secrets.Gitea, Bitbucket: s.cfg.secrets.Bitbucket, Tokens: s.cfg.secrets.Tokens, Identity: identity,
+		Now: s.cfg.now, Log: s.cfg.log,
 	})
 	return err
 }
@@ -109,8 +120,14 @@ func (s *service) openBuilds() error {
 // close releases what was opened.
 func (s *service) close() error {
 	var errs []error
+	for _, c := range s.closers {
+		errs = append(errs, c.Close())
+	}
 	if s.bus != nil {
 		errs = append(errs, s.bus.Close())
+	}
+	if s.topic != nil {
+		errs = append(errs, s.topic.Close())
 	}
 	if s.ledger != nil {
 		errs = append(errs, s.ledger.Close())
@@ -118,10 +135,29 @@ func (s *service) close() error {
 	return errors.Join(errs...)
 }
 
-// publish puts an event on the bus.
+// publish sends an event out, and what it is in CDEvents if that is wanted.
 func (s *service) publish(ctx context.Context, e event.Event) error {
-	_, err := s.bus.Publish(ctx, e)
-	return err
+	if err := s.out(ctx, e); err != nil || !s.cfg.clouds.cdevents {
+		return err
+	}
+	mirrored, err := cdevents.Mirror(e)
+	if err != nil {
+		return err
+	}
+	for _, m := range mirrored {
+		if err := s.out(ctx, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deliver hands messages of a door to the dispatcher, which is there by the time
+// one comes.
+func (s *service) deliver(door string) func(ctx context.Context, h http.Header, body []byte) error {
+	return func(ctx context.Context, h http.Header, body []byte) error {
+		return s.dispatcher.Deliver(ctx, door, h, body)
+	}
 }
 
 // started says that an executor runs.
@@ -161,7 +197,12 @@ func (s *service) serve(ctx context.Context, ready func(string)) error {
 	group, running := errgroup.WithContext(ctx)
 	group.Go(func() error { return serving.HTTP(running, l, s.handler(), s.cfg.log) })
 	group.Go(func() error { return s.launcher.Run(running) })
-	group.Go(func() error { return s.webhooks.Run(running) })
+	if s.webhooks != nil {
+		group.Go(func() error { return s.webhooks.Run(running) })
+	}
+	for _, pull := range s.pulls {
+		group.Go(func() error { return pull(running) })
+	}
 	group.Go(func() error { return serving.Every(running, s.cfg.sweep, "sweep", s.cfg.log, s.dispatcher.Sweep) })
 	err = group.Wait()
 	if ctx.Err() != nil {
@@ -177,7 +218,9 @@ func (s *service) handler() http.Handler {
 	mux.Handle("/hooks/", doors)
 	mux.Handle(dispatch.DoorEvents, doors)
 	mux.Handle(dispatch.APIPrefix, doors)
-	mux.Handle("GET /events", s.guarded(s.bus.SSEHandler()))
+	if s.bus != nil {
+		mux.Handle("GET /events", s.guarded(s.bus.SSEHandler()))
+	}
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusOK)
 	})

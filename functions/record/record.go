@@ -16,6 +16,8 @@
 //	times/<hash>.json          when a schedule last came to its time
 //	heads/<hash>.json          where the refs of a repository were when last asked
 //	poison/<date>/<hash>.json  a request that could not be read
+//	refused/<hash>.json        an event that a sink refused for good
+//	data/<sha256>.json         the data of an event that was too large for its message
 package record
 
 import (
@@ -28,6 +30,8 @@ import (
 	"path"
 	"strings"
 	"time"
+
+	"github.com/cloudevents/sdk-go/v2/event"
 
 	"github.com/kilnhook/kiln/events"
 )
@@ -141,6 +145,14 @@ type Poison struct {
 	Cut    bool              `json:"cut,omitempty"`
 }
 
+// Refused is an event that a sink refused for good, kept for people.
+type Refused struct {
+	At     time.Time   `json:"at"`
+	Status int         `json:"status"`
+	Answer string      `json:"answer"`
+	Event  event.Event `json:"event"`
+}
+
 // Prefixes of keys that are listed.
 const (
 	BuildsPrefix = "builds/"
@@ -190,6 +202,17 @@ func RegisterKey(tenant, trigger string, c events.Change) string {
 
 // TagKey is the key of the register of a tag.
 func TagKey(repository, tag string) string { return "tags/" + hash("tag", repository, tag) + ".json" }
+
+// RefusedKey is the key of an event that a sink refused.
+func RefusedKey(e event.Event) string {
+	return "refused/" + hash("refused", e.Source(), e.ID()) + ".json"
+}
+
+// DataKey is the key of an event's data, the same for the same bytes.
+func DataKey(data []byte) string {
+	sum := sha256.Sum256(data)
+	return "data/" + hex.EncodeToString(sum[:]) + ".json"
+}
 
 // PoisonKey is the key of a request that could not be read, the same for the
 // same bytes on the same day.
