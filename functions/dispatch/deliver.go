@@ -35,7 +35,7 @@ func (d *Dispatcher) Deliver(ctx context.Context, door string, h http.Header, bo
 		return d.putAside(ctx, door, h, body, err)
 	}
 	for _, c := range changes {
-		_, err := d.handle(ctx, c, traceParent(h))
+		_, err := d.handle(ctx, c, delivery{traceParent: traceParent(h)})
 		var malformed *source.MalformedError
 		if errors.As(err, &malformed) {
 			err = d.putAside(ctx, door, h, body, err)
