@@ -113,6 +113,7 @@ type Request struct {
 	SSH        map[string]string // sockets of ssh agents by id
 	Platform   string            // "os/arch"; this machine's if empty
 	Contexts   map[string]string // named contexts: an absolute directory, or what BuildKit takes
+	Layouts    map[string]string // named contexts that are OCI image layouts with one image: directories
 	Cached     bool              // use what earlier builds left in the cache
 }
 
@@ -124,7 +125,15 @@ func (d *Daemon) Build(ctx context.Context, r Request) (digest string, err error
 		return "", fmt.Errorf("build %s: %w", r.Ref, err)
 	}
 	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
-	if _, err := d.client(ctx, append(r.arguments(), "--metadata-file", f.Name())...); err != nil {
+	args := r.arguments()
+	for _, k := range slices.Sorted(maps.Keys(r.Layouts)) {
+		digest, err := layoutDigest(r.Layouts[k])
+		if err != nil {
+			return "", fmt.Errorf("build %s: %w", r.Ref, err)
+		}
+		args = append(args, "--oci-layout", k+"="+r.Layouts[k], "--opt", "context:"+k+"=oci-layout://"+k+"@"+digest)
+	}
+	if _, err := d.client(ctx, append(args, "--metadata-file", f.Name())...); err != nil {
 		return "", fmt.Errorf("build %s with BuildKit: %w", r.Ref, err)
 	}
 	var metadata struct {
@@ -203,4 +212,20 @@ func removeAll(dir string) error {
 		errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
 	}
 	return errors.Join(errs...)
+}
+
+// layoutDigest returns the digest of the only image of an OCI image layout.
+func layoutDigest(dir string) (string, error) {
+	raw, err := os.ReadFile(filepath.Join(dir, "index.json"))
+	if err != nil {
+		return "", err
+	}
+	var index struct{ Manifests []struct{ Digest string } }
+	if err := json.Unmarshal(raw, &index); err != nil {
+		return "", fmt.Errorf("parse %s/index.json: %w", dir, err)
+	}
+	if len(index.Manifests) != 1 {
+		return "", fmt.Errorf("%s/index.json has %d images, not one", dir, len(index.Manifests))
+	}
+	return index.Manifests[0].Digest, nil
 }
