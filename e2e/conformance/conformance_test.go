@@ -80,8 +80,9 @@ type suite struct {
 
 // built is an image of a case.
 type built struct {
-	img  v1.Image
-	tree *compare.Tree
+	img      v1.Image
+	tree     *compare.Tree
+	warnings []string
 }
 
 // test builds one case in every way.
@@ -105,13 +106,13 @@ func (s *suite) test(t *testing.T, c *testCase) {
 	repo := c.feature + "/" + strings.ToLower(c.name)
 	got := map[string]string{} // what .want should be
 	var oracle *built
-	ref, err := s.lab.BuildKit(t.Context(), "buildkit/"+repo, l.build)
+	out, err := s.lab.BuildKit(t.Context(), "buildkit/"+repo, l.build)
 	switch {
 	case err == nil && c.builtByBuildKit():
-		oracle = s.open(t, c, ref, l.build)
+		oracle = s.open(t, out, l.build)
 		s.describe(t, c, oracle, got)
 	case err == nil:
-		t.Fatalf("BuildKit builds what it is expected to refuse: %s", ref)
+		t.Fatalf("BuildKit builds what it is expected to refuse: %s", out.Ref)
 	case c.builtByBuildKit():
 		t.Fatal(err)
 	default:
@@ -152,7 +153,7 @@ func (s *suite) build(t *testing.T, c *testCase, mode, repo string, b lab.Build,
 	case c.builds(mode) && out.Error != "":
 		t.Fatalf("refused: %s\n%s", out.Error, out.Log)
 	case c.builds(mode):
-		return s.open(t, c, out.Ref, b)
+		return s.open(t, out, b)
 	case out.Error == "":
 		t.Fatalf("built what is expected to be refused")
 	}
@@ -173,17 +174,17 @@ func (s *suite) neutral(text string) string {
 }
 
 // open reads an image.
-func (s *suite) open(t *testing.T, c *testCase, ref string, b lab.Build) *built {
+func (s *suite) open(t *testing.T, out lab.Outcome, b lab.Build) *built {
 	t.Helper()
-	img, err := s.lab.Image(t.Context(), ref, b.Platform)
+	img, err := s.lab.Image(t.Context(), out.Ref, b.Platform)
 	if err != nil {
 		t.Fatal(err)
 	}
 	tree, err := s.lab.Tree(t.Context(), img)
 	if err != nil {
-		t.Fatalf("%s: %v", ref, err)
+		t.Fatalf("%s: %v", out.Ref, err)
 	}
-	return &built{img, tree}
+	return &built{img, tree, out.Warnings}
 }
 
 // describe notes what an image is.
@@ -194,6 +195,9 @@ func (s *suite) describe(t *testing.T, c *testCase, b *built, got map[string]str
 		t.Fatal(err)
 	}
 	got["config"], got["tree"] = s.neutral(config), s.neutral(treeOf(b.tree, c.mtimes))
+	if len(b.warnings) > 0 {
+		got["warnings"] = s.neutral(strings.Join(sortedWarnings(b.warnings), "\n") + "\n")
+	}
 }
 
 // compare fails the test for every difference to BuildKit's image that the
@@ -209,6 +213,7 @@ func (s *suite) compare(t *testing.T, c *testCase, mode string, oracle, img *bui
 			diffs = append(diffs, d)
 		}
 	}
+	diffs = append(diffs, compareWarnings(oracle.warnings, img.warnings)...)
 	rest, explained, err := compare.Excuse(diffs, c.allow[mode])
 	if err != nil {
 		t.Error(err)
@@ -231,7 +236,7 @@ func (s *suite) checkWant(t *testing.T, c *testCase, got map[string]string) {
 	if runtime.GOARCH != wantArch {
 		return
 	}
-	for _, name := range []string{"config", "tree", "error"} {
+	for _, name := range []string{"config", "tree", "warnings", "error"} {
 		want, there := c.expected(name)
 		text, made := got[name]
 		if there == made && want == text || t.Failed() && !made {

@@ -59,7 +59,8 @@
 //	only-overlay # REASON        there is nothing to be said of InPlace mode
 //	status N                     of an executor that refuses; 1 if not given
 //	mtime PATTERN                the times of these paths count too
-//	allow PART WHERE FIELD # REASON           a difference to BuildKit, as package compare writes it
+//	allow PART WHERE FIELD # REASON           a difference to BuildKit, as package compare writes it, or
+//	                             "allow warning FILE:LINE RULE # REASON"
 //	allow-overlay …, allow-inplace …          the same in one mode only
 //
 // # Expectations

@@ -117,24 +117,30 @@ type Request struct {
 	Cached     bool              // use what earlier builds left in the cache
 }
 
-// Build builds a context directory, pushes the image and returns its digest.
-// The error of a failed build quotes BuildKit's last lines.
-func (d *Daemon) Build(ctx context.Context, r Request) (digest string, err error) {
+// Built is what became of a Request.
+type Built struct {
+	Digest   string   // of the image
+	Warnings []string // "Dockerfile:3: Rule: message"
+}
+
+// Build builds a context directory and pushes the image. The error of a failed
+// build quotes BuildKit's last lines.
+func (d *Daemon) Build(ctx context.Context, r Request) (b Built, err error) {
 	f, err := os.CreateTemp(d.options.Dir, "metadata-*.json")
 	if err != nil {
-		return "", fmt.Errorf("build %s: %w", r.Ref, err)
+		return Built{}, fmt.Errorf("build %s: %w", r.Ref, err)
 	}
 	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
-	args := r.arguments()
-	for _, k := range slices.Sorted(maps.Keys(r.Layouts)) {
-		digest, err := layoutDigest(r.Layouts[k])
-		if err != nil {
-			return "", fmt.Errorf("build %s: %w", r.Ref, err)
-		}
-		args = append(args, "--oci-layout", k+"="+r.Layouts[k], "--opt", "context:"+k+"=oci-layout://"+k+"@"+digest)
+	args, err := r.layouts()
+	if err != nil {
+		return Built{}, fmt.Errorf("build %s: %w", r.Ref, err)
 	}
-	if _, err := d.client(ctx, append(args, "--metadata-file", f.Name())...); err != nil {
-		return "", fmt.Errorf("build %s with BuildKit: %w", r.Ref, err)
+	said := new(status)
+	args = slices.Concat([]string{"--addr", d.address}, r.arguments(), args, []string{"--metadata-file", f.Name()})
+	cmd := exec.CommandContext(ctx, d.options.Binaries.Client, args...)
+	cmd.Stdout, cmd.Stderr = said, said
+	if err := cmd.Run(); err != nil {
+		return Built{}, said.failure(r.Ref, err)
 	}
 	var metadata struct {
 		Digest string `json:"containerimage.digest"`
@@ -145,9 +151,9 @@ func (d *Daemon) Build(ctx context.Context, r Request) (digest string, err error
 		err = json.Unmarshal(content, &metadata)
 	}
 	if err != nil {
-		return "", fmt.Errorf("read what BuildKit says of %s: %w", r.Ref, err)
+		return Built{}, fmt.Errorf("read what BuildKit says of %s: %w", r.Ref, err)
 	}
-	return metadata.Digest, nil
+	return Built{metadata.Digest, said.warnings}, nil
 }
 
 func (r Request) arguments() []string {
@@ -157,7 +163,7 @@ func (r Request) arguments() []string {
 	}
 	full := filepath.Join(r.Context, dockerfile)
 	args := []string{
-		"build", "--progress=plain", "--frontend=dockerfile.v0",
+		"build", "--progress=rawjson", "--frontend=dockerfile.v0",
 		"--local", "context=" + r.Context, "--local", "dockerfile=" + filepath.Dir(full),
 		"--opt", "filename=" + filepath.Base(full),
 		"--output", "type=image,push=true,registry.insecure=true,name=" + r.Ref,
@@ -212,6 +218,19 @@ func removeAll(dir string) error {
 		errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
 	}
 	return errors.Join(errs...)
+}
+
+// layouts are the arguments for named contexts that are image layouts.
+func (r Request) layouts() ([]string, error) {
+	var args []string
+	for _, k := range slices.Sorted(maps.Keys(r.Layouts)) {
+		digest, err := layoutDigest(r.Layouts[k])
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, "--oci-layout", k+"="+r.Layouts[k], "--opt", "context:"+k+"=oci-layout://"+k+"@"+digest)
+	}
+	return args, nil
 }
 
 // layoutDigest returns the digest of the only image of an OCI image layout.

@@ -36,7 +36,7 @@ type Build struct {
 	Env          []string          // further environment of the executor
 }
 
-// Outcome is what became of a build by the executor.
+// Outcome is what became of a build.
 type Outcome struct {
 	Ref      string   // of the image
 	Error    string   // the message of a build that failed
@@ -48,17 +48,18 @@ type Outcome struct {
 // Mode is a way to build with the executor. name is that of a repository.
 type Mode func(t testing.TB, name string, b Build) (Outcome, error)
 
-// BuildKit builds with BuildKit and returns the reference of the image.
-func (l *Lab) BuildKit(ctx context.Context, name string, b Build) (string, error) {
-	digest, err := l.buildkit.Build(ctx, buildkit.Request{
+// BuildKit builds with BuildKit and returns the image. Error, Status and Log are
+// not set: a build that BuildKit refuses is an error.
+func (l *Lab) BuildKit(ctx context.Context, name string, b Build) (Outcome, error) {
+	built, err := l.buildkit.Build(ctx, buildkit.Request{
 		Context: b.Context, Dockerfile: b.Dockerfile, Ref: l.Host + "/" + name + ":latest",
 		Target: b.Target, Args: b.Args, Labels: b.Labels, Secrets: b.Secrets, SSH: b.SSH,
 		Platform: b.Platform, Contexts: b.Contexts, Layouts: b.Layouts, Cached: true,
 	})
 	if err != nil {
-		return "", err
+		return Outcome{}, err
 	}
-	return l.Host + "/" + name + "@" + digest, nil
+	return Outcome{Ref: l.Host + "/" + name + "@" + built.Digest, Warnings: built.Warnings}, nil
 }
 
 // Overlay builds with the executor in Overlay mode, as a plain process.

@@ -15,8 +15,8 @@ func (l *Lab) Match(t *testing.T, name string, b Build) {
 	t.Helper()
 	want, err := l.BuildKit(t.Context(), "buildkit/"+name, b)
 	check(t, err)
-	t.Run("overlay", func(t *testing.T) { l.MatchMode(t, want, name, b, l.Overlay) })
-	t.Run("inplace", func(t *testing.T) { l.MatchMode(t, want, name, b, l.InPlace) })
+	t.Run("overlay", func(t *testing.T) { l.MatchMode(t, want.Ref, name, b, l.Overlay) })
+	t.Run("inplace", func(t *testing.T) { l.MatchMode(t, want.Ref, name, b, l.InPlace) })
 }
 
 // MatchMode builds in one mode and compares with the image that want names.
