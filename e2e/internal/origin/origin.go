@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/cgi"
@@ -117,7 +118,7 @@ func (s *Server) backend() http.Handler {
 	return &cgi.Handler{
 		Path: s.git, Args: []string{"http-backend"}, Dir: s.dir,
 		Env:        []string{"GIT_PROJECT_ROOT=" + s.dir, "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null"},
-		InheritEnv: []string{"PATH"},
+		InheritEnv: []string{"PATH"}, Stderr: io.Discard,
 	}
 }
 
@@ -177,10 +178,13 @@ func (g git) run(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, g.program, args...)
 	cmd.Dir = g.tree
 	cmd.Env = []string{
-		"PATH=" + os.Getenv("PATH"), "GIT_DIR=" + g.repo, "GIT_WORK_TREE=" + g.tree,
+		"PATH=" + os.Getenv("PATH"),
 		"GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null", "HOME=/nonexistent",
 		"GIT_AUTHOR_NAME=A", "GIT_AUTHOR_EMAIL=a@example.com", "GIT_AUTHOR_DATE=1700000000 +0000",
 		"GIT_COMMITTER_NAME=A", "GIT_COMMITTER_EMAIL=a@example.com", "GIT_COMMITTER_DATE=1700000000 +0000",
+	}
+	if args[0] != "init" {
+		cmd.Env = append(cmd.Env, "GIT_DIR="+g.repo, "GIT_WORK_TREE="+g.tree)
 	}
 	out, err := cmd.Output()
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {

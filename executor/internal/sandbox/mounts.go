@@ -68,7 +68,16 @@ func mountProc(s spec) error {
 
 func mountSys(s spec) error {
 	target := filepath.Join(s.Root, "sys")
-	if err := bind("/sys", target); err != nil {
+	if s.NoNetwork {
+		// What /sys shows of networks is that of whoever mounts it.
+		err := unix.Mount("sysfs", target, "sysfs", quiet, "")
+		if err == nil {
+			err = bind("/sys/fs/cgroup", filepath.Join(target, "fs/cgroup"))
+		}
+		if err != nil {
+			return fmt.Errorf("mount /sys: %w", err)
+		}
+	} else if err := bind("/sys", target); err != nil {
 		return err
 	}
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}
