@@ -89,7 +89,7 @@ type built struct {
 func (s *suite) test(t *testing.T, c *testCase) {
 	r := &result{testCase: c, explained: map[string][]compare.Difference{}, passed: map[string]bool{}}
 	defer s.score.add(r)
-	l, err := c.layOut(t.TempDir(), s.lab.Host)
+	l, err := c.layOut(t.TempDir(), strings.NewReplacer("$REGISTRY", s.lab.Host, "$BUSYBOX", s.lab.Busybox))
 	if err != nil {
 		t.Fatal(err)
 	}

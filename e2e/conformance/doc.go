@@ -23,7 +23,7 @@
 // is a Dockerfile of the case: before the case itself BuildKit builds it and
 // pushes it as library/NAME, which no other case may use. "$REGISTRY" in a value
 // is the registry that holds the base images: busybox, debian:bookworm-slim and
-// odd, see package baseimage.
+// odd, see package baseimage; "$BUSYBOX" is the digest of the first.
 //
 // What the context is, besides files 0644 and directories 0755 of 0:0:
 //

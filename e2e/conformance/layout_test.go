@@ -20,10 +20,10 @@ import (
 // layout is a case on disk, ready to be built.
 type layout struct {
 	build    lab.Build
-	bases    [][2]string // names and Dockerfiles of images to build and push first
-	contexts string      // directory of the further contexts
-	secrets  string      // directory
-	registry string
+	bases    [][2]string       // names and Dockerfiles of images to build and push first
+	contexts string            // directory of the further contexts
+	secrets  string            // directory
+	known    *strings.Replacer // of what "$" and a name stand for
 
 	origin   *origin.Server        // nil if the case fetches nothing
 	agents   []io.Closer           // of ssh
@@ -32,8 +32,8 @@ type layout struct {
 }
 
 // layOut writes the context of a case to directories below dir, which is empty.
-func (c *testCase) layOut(dir, registry string) (*layout, error) {
-	l := &layout{contexts: filepath.Join(dir, "contexts"), secrets: filepath.Join(dir, "secrets"), registry: registry}
+func (c *testCase) layOut(dir string, known *strings.Replacer) (*layout, error) {
+	l := &layout{contexts: filepath.Join(dir, "contexts"), secrets: filepath.Join(dir, "secrets"), known: known}
 	l.build = lab.Build{
 		Context: filepath.Join(dir, "context"), Args: map[string]string{}, Labels: map[string]string{},
 		Secrets: map[string]string{}, SSH: map[string]string{}, Contexts: map[string]string{}, Layouts: map[string]string{},
@@ -75,7 +75,7 @@ func (c *testCase) layOut(dir, registry string) (*layout, error) {
 
 // carryOut carries out one directive.
 func (l *layout) carryOut(d directive) error {
-	key, value, isPair := strings.Cut(l.known(d.rest), "=")
+	key, value, isPair := strings.Cut(l.filled(d.rest), "=")
 	first, second, two := strings.Cut(d.rest, " ")
 	switch {
 	case d.word == "arg" && isPair:
@@ -89,7 +89,7 @@ func (l *layout) carryOut(d directive) error {
 	case d.word == "file":
 		l.build.Dockerfile = d.rest
 	case d.word == "flag":
-		l.build.Flags = append(l.build.Flags, l.known(d.rest))
+		l.build.Flags = append(l.build.Flags, l.filled(d.rest))
 	case d.word == "env" && isPair:
 		l.build.Env = append(l.build.Env, key+"="+value)
 	case d.word == "base" && two:

@@ -63,9 +63,9 @@ func (l *layout) close() error {
 	return errors.Join(errs...)
 }
 
-// known replaces the names that only a run knows.
-func (l *layout) known(text string) string {
-	text = strings.ReplaceAll(text, "$REGISTRY", l.registry)
+// filled replaces the names that only a run knows.
+func (l *layout) filled(text string) string {
+	text = l.known.Replace(text)
 	if l.origin == nil {
 		return text
 	}
@@ -82,7 +82,7 @@ func (l *layout) withOrigin(content []byte) []byte {
 
 // offer carries out a directive about what builds fetch or are given.
 func (l *layout) offer(d directive) (known bool, err error) {
-	w := strings.Fields(l.known(d.rest))
+	w := strings.Fields(l.filled(d.rest))
 	switch {
 	case d.word == "agent" && len(w) == 1:
 		return true, l.agent(w[0])
@@ -168,7 +168,7 @@ func (a *listening) Close() error { return errors.Join(a.Listener.Close(), os.Re
 // with an image of the registry under the tag "latest", and that the named
 // context.
 func (l *layout) ociLayout(context, image string) error {
-	ref, err := name.ParseReference(l.registry+"/library/"+image, name.Insecure)
+	ref, err := name.ParseReference(l.known.Replace("$REGISTRY/library/")+image, name.Insecure)
 	if err != nil {
 		return err
 	}

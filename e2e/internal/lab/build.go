@@ -134,7 +134,7 @@ func (l *Lab) InPlace(t testing.TB, name string, b Build) (Outcome, error) {
 func (l *Lab) flags(b Build, contextDir, ref string) []string {
 	flags := []string{
 		"--context=dir://" + contextDir, "--dockerfile=" + cmp.Or(b.Dockerfile, "Dockerfile"), "--destination=" + ref,
-		"--registry-map=index.docker.io=" + l.Host, "--insecure-registry=" + l.Host, "--progress=json",
+		"--registry-map=index.docker.io=" + l.Host, "--skip-default-registry-fallback", "--insecure-registry=" + l.Host, "--progress=json",
 	}
 	if b.Target != "" {
 		flags = append(flags, "--target="+b.Target)

@@ -33,6 +33,7 @@ import (
 type Lab struct {
 	Host     string // of the registry
 	Executor string // path of the binary
+	Busybox  string // digest of the index library/busybox:latest
 
 	runc      string
 	container string // root of the containers to build in: the executor and nothing else
@@ -127,6 +128,11 @@ func (l *Lab) pushBases(ctx context.Context, dir cache.Dir, program string) erro
 	if err := baseimage.PushIndex(ctx, busybox, l.Host+"/library/busybox:latest"); err != nil {
 		return err
 	}
+	digest, err := busybox.Digest()
+	if err != nil {
+		return err
+	}
+	l.Busybox = digest.String()
 	for _, img := range append([]v1.Image{debian, odd}, boxes...) {
 		if err := l.trees.Learn(ctx, img); err != nil {
 			return err
