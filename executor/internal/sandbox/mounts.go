@@ -68,14 +68,17 @@ func mountProc(s spec) error {
 
 func mountSys(s spec) error {
 	target := filepath.Join(s.Root, "sys")
+	fresh := false
 	if s.NoNetwork {
-		// What /sys shows of networks is that of whoever mounts it.
-		err := unix.Mount("sysfs", target, "sysfs", quiet, "")
-		if err == nil {
-			err = bind("/sys/fs/cgroup", filepath.Join(target, "fs/cgroup"))
-		}
-		if err != nil {
-			return fmt.Errorf("mount /sys: %w", err)
+		// What /sys shows of networks is that of whoever mounts it. In a
+		// container that hides parts of /sys that is not allowed.
+		fresh = unix.Mount("sysfs", target, "sysfs", quiet, "") == nil
+	}
+	if fresh {
+		if _, err := os.Stat("/sys/fs/cgroup"); err == nil {
+			if err := bind("/sys/fs/cgroup", filepath.Join(target, "fs/cgroup")); err != nil {
+				return err
+			}
 		}
 	} else if err := bind("/sys", target); err != nil {
 		return err
