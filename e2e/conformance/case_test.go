@@ -125,6 +125,7 @@ func (c *testCase) read(line string) error {
 		return err
 	case "mtime":
 		c.mtimes = append(c.mtimes, rest)
+		return nil
 	case "allow", "allow-overlay", "allow-inplace":
 		rules, err := compare.ParseRules(strings.NewReader(rest))
 		for _, mode := range []string{overlay, inPlace} {
