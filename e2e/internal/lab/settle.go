@@ -14,33 +14,35 @@ const timeSpan = 1_000_000
 // nothing depends on when a test runs.
 func ContextTime() time.Time { return time.Date(2025, 5, 5, 5, 5, 5, 0, time.UTC) }
 
-<<<<<<< HEAD
-// Settle sets the time of everything below a directory but symbolic links.
-func Settle(dir string) error { return SettleAt(dir, ContextTime()) }
-
-// SettleAt sets it to at.
-func SettleAt(dir string, at time.Time) error {
-=======
 // Settle sets the time of everything below a directory but symbolic links. That
 // of a file depends on its content: BuildKit takes a file of a context for the
 // one that it has of an earlier build if name, size and time are the same.
 func Settle(dir string) error {
->>>>>>> conf-lang
+	return settle(dir, func(content []byte) time.Time {
+		return ContextTime().Add(time.Duration(crc32.ChecksumIEEE(content)%timeSpan) * time.Second)
+	})
+}
+
+// SettleAt sets the time of all of it to at.
+func SettleAt(dir string, at time.Time) error {
+	return settle(dir, func([]byte) time.Time { return at })
+}
+
+// settle sets the times of files to what of says of their content, and those of
+// directories to the time of a context.
+func settle(dir string, of func(content []byte) time.Time) error {
 	return filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
 		if err != nil || d.Type()&os.ModeSymlink != 0 {
 			return err
 		}
-<<<<<<< HEAD
-=======
 		at := ContextTime()
 		if d.Type().IsRegular() {
 			content, err := os.ReadFile(path)
 			if err != nil {
 				return err
 			}
-			at = at.Add(time.Duration(crc32.ChecksumIEEE(content)%timeSpan) * time.Second)
+			at = of(content)
 		}
->>>>>>> conf-lang
 		return os.Chtimes(path, at, at)
 	})
 }
