@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/kilnhook/kiln/events/trigger"
+	"github.com/kilnhook/kiln/functions/report"
 	"github.com/kilnhook/kiln/infra/bus"
 	"github.com/kilnhook/kiln/infra/local/fair"
 	"github.com/kilnhook/kiln/infra/local/serving"
@@ -79,6 +80,7 @@ type config struct {
 	secrets                       serving.Secrets
 	sink                          *bus.Subscriber // nil: nobody is told
 	clouds                        clouds
+	reports                       report.Config
 	executor                      []string
 	executorFlags                 []string
 	executorEnv                   []string
@@ -120,10 +122,10 @@ Flags:
 
 // flags are the values of the command line that need work before use.
 type flags struct {
-	triggers, sink, sinkSecretFile, executor, logFormat string
-	secrets                                             serving.SecretFiles
-	executorFlags, insecure                             list
-	cloud                                               cloudFlags
+	triggers, sink, sinkSecretFile, executor, logFormat, reports string
+	secrets                                                      serving.SecretFiles
+	executorFlags, insecure                                      list
+	cloud                                                        cloudFlags
 }
 
 // cloudFlags are those about services of a cloud.
@@ -189,6 +191,7 @@ func configure(p process) (config, error) {
 	fs.StringVar(&f.secrets.Tokens, "token-file", "", "file with the bearer tokens of the other doors, one a line (or KILN_TOKEN); needed unless it listens on a loopback address")
 	fs.StringVar(&f.sink, "sink", p.getenv("K_SINK"), "URL that events are posted to (K_SINK)")
 	fs.StringVar(&f.sinkSecretFile, "sink-secret-file", "", "file with the secret that signs what is posted (or KILN_SINK_SECRET)")
+	fs.StringVar(&f.reports, "reports", p.getenv("KILN_REPORTS"), "file that says where builds are told: commit statuses and notifications (KILN_REPORTS)")
 	fs.StringVar(&f.executor, "executor", or(p.getenv("KILN_EXECUTOR"), "executor"), "program that builds (KILN_EXECUTOR)")
 	fs.Var(&f.executorFlags, "executor-flag", "further flag for the executor; may be given several times")
 	fs.Var(&f.insecure, "insecure-registry", "host of a registry without TLS, besides those of this machine; may be given several times")
@@ -243,10 +246,19 @@ func (f flags) apply(p process, cfg *config) error {
 	if cfg.secrets, err = f.secrets.Read(p.getenv); err != nil {
 		return err
 	}
+	if cfg.reports, err = serving.ReadReports(f.reports, p.getenv); err != nil {
+		return err
+	}
 	if err := f.applySink(p, cfg); err != nil {
 		return err
 	}
-	return f.cloud.apply(p, cfg)
+	if err := f.cloud.apply(p, cfg); err != nil {
+		return err
+	}
+	if f.reports != "" && cfg.clouds.bus != busSpool {
+		return errors.New("--reports needs --bus=spool, from which it reads what to tell")
+	}
+	return nil
 }
 
 // applySink makes a subscriber of the sink.

@@ -35,7 +35,8 @@ type service struct {
 	out        func(ctx context.Context, e event.Event) error // where events go
 	bus        *bus.Bus                                       // nil unless they go to the spool
 	webhooks   *bus.Webhooks                                  // of bus
-	topic      *buspubsub.Publisher                           // nil unless they go to Pub/Sub
+	reports    *serving.Reports
+	topic      *buspubsub.Publisher // nil unless they go to Pub/Sub
 	launcher   *launch.Launcher
 	dispatcher *dispatch.Dispatcher
 	pulls      []puller
@@ -105,6 +106,9 @@ func (s *service) openBuilds(ctx context.Context) error {
 			return err
 		}
 		identity = verifier.Verify
+	}
+	if s.reports, err = serving.OpenReports(s.bus, s.ledger, s.cfg.reports, s.cfg.triggers, s.cfg.now, s.cfg.log); err != nil {
+		return err
 	}
 	s.repositories = gitremote.New(gitremote.Config{Dir: filepath.Join(s.cfg.data, "mirrors"), Env: s.cfg.executorEnv})
 	s.dispatcher, err = dispatch.New(dispatch.Config{
@@ -200,6 +204,7 @@ func (s *service) serve(ctx context.Context, ready func(string)) error {
 	if s.webhooks != nil {
 		group.Go(func() error { return s.webhooks.Run(running) })
 	}
+	group.Go(func() error { return s.reports.Run(running) })
 	for _, pull := range s.pulls {
 		group.Go(func() error { return pull(running) })
 	}

@@ -15,6 +15,9 @@
 //	rates/<hash>.json          when the next rebuild of a trigger may be
 //	times/<hash>.json          when a schedule last came to its time
 //	heads/<hash>.json          where the refs of a repository were when last asked
+//	statuses/<hash>.json       which build last told a forge of a commit
+//	outcomes/<hash>.json       how the newest build of a group ended
+//	builds/<id>/told-<name>    that a notification was sent
 //	poison/<date>/<hash>.json  a request that could not be read
 //	refused/<hash>.json        an event that a sink refused for good
 //	data/<sha256>.json         the data of an event that was too large for its message
@@ -219,6 +222,37 @@ func DataKey(data []byte) string {
 func PoisonKey(p Poison) string {
 	return "poison/" + p.At.UTC().Format(time.DateOnly) + "/" + hash(p.Door, string(p.Body)) + ".json"
 }
+
+// Status is which build last told a forge of a commit, and what.
+type Status struct {
+	BuildID  string `json:"buildId"`
+	Sequence uint64 `json:"sequence"`
+	Nonce    uint64 `json:"nonce,omitempty"`
+	Phase    int    `json:"phase"` // 1: it runs; 2: it has finished
+}
+
+// Outcome is how the newest build of a group ended.
+type Outcome struct {
+	BuildID  string         `json:"buildId"`
+	Sequence uint64         `json:"sequence"`
+	Nonce    uint64         `json:"nonce,omitempty"`
+	Outcome  events.Outcome `json:"outcome"`
+	Changed  bool           `json:"changed"` // whether the one before ended otherwise
+}
+
+// StatusKey is the key of what was told of the commit of a request, for its
+// trigger and its ref: sequences of different refs say nothing about each other.
+func StatusKey(req events.Request) string {
+	return "statuses/" + hash("status", req.Tenant, req.Trigger, req.Change.Location, req.Change.Name, req.Change.Revision()) + ".json"
+}
+
+// OutcomeKey is the key of how the newest build of a request's group ended.
+func OutcomeKey(req events.Request) string {
+	return "outcomes/" + hash("outcome", req.Tenant, req.Group) + ".json"
+}
+
+// NotifiedKey says that a notification about a build was sent.
+func NotifiedKey(id, name string) string { return BuildsPrefix + id + "/told-" + name }
 
 // Prefixes of keys of what happens without a change.
 const (

@@ -26,6 +26,7 @@ import (
 	"github.com/kilnhook/kiln/events/trigger"
 	"github.com/kilnhook/kiln/functions/dispatch"
 	"github.com/kilnhook/kiln/functions/finish"
+	"github.com/kilnhook/kiln/functions/report"
 	"github.com/kilnhook/kiln/infra/bus"
 	"github.com/kilnhook/kiln/infra/gitremote"
 	"github.com/kilnhook/kiln/infra/ledger"
@@ -63,7 +64,8 @@ type Config struct {
 	// /hooks/registry, /events/in and /v1/ may be reached under any host name;
 	// without, they are for this machine alone.
 	Secrets     serving.Secrets
-	BaseMirrors []string // "host[/path]" to get Docker Hub's images from, best first
+	Reports     report.Config // where builds are told besides
+	BaseMirrors []string      // "host[/path]" to get Docker Hub's images from, best first
 
 	Parallel                   int           // builds at a time; 0 is 2
 	MaxQueued, MaxTenantQueued int           // builds that wait, in all and of one tenant; 0 are fair's defaults
@@ -86,6 +88,7 @@ type Stack struct {
 	ledger     *ledger.Dir
 	bus        *bus.Bus
 	webhooks   *bus.Webhooks
+	reports    *serving.Reports
 	bucket     *bucket.Store
 	git        *gitd.Server
 	registry   *registry.Server
@@ -199,6 +202,9 @@ func (s *Stack) openBuilds(context.Context) (err error) {
 	}
 	set, err := s.triggers()
 	if err != nil {
+		return err
+	}
+	if s.reports, err = serving.OpenReports(s.bus, s.ledger, s.cfg.Reports, set, s.cfg.Now, s.cfg.Log); err != nil {
 		return err
 	}
 	s.repositories = gitremote.New(gitremote.Config{Dir: s.path("mirrors"), Env: s.cfg.Env, URL: s.repositoryURL})

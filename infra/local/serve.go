@@ -26,6 +26,7 @@ func (s *Stack) Serve(ctx context.Context) error {
 	group.Go(func() error { return serving.HTTP(ctx, s.s3, s.guard(s.bucket.S3Handler()), s.cfg.Log) })
 	group.Go(func() error { return s.launcher.Run(ctx) })
 	group.Go(func() error { return s.webhooks.Run(ctx) })
+	group.Go(func() error { return s.reports.Run(ctx) })
 	group.Go(func() error { return serving.Every(ctx, s.cfg.SweepEvery, "sweep", s.cfg.Log, s.Sweep) })
 	err := group.Wait()
 	if errors.Is(err, context.Canceled) || errors.Is(err, serving.ErrStopped) {

@@ -32,7 +32,7 @@ const bundled = "bundled"
 // upFlags are the flags of kiln up.
 type upFlags struct {
 	listen, listenS3, executor, isolation, triggers, logLevel string
-	webhookSecretFile, example                                string
+	webhookSecretFile, example, reports                       string
 	secrets                                                   serving.SecretFiles
 	hosts, executorArgs, webhooks, mirrors                    []string
 	once                                                      bool
@@ -59,6 +59,7 @@ func (a *app) up() *cobra.Command {
 	fl.StringVar(&f.triggers, "triggers", "", "a kiln.yaml that says what is built (default: every upload and every push)")
 	fl.StringArrayVar(&f.webhooks, "webhook", nil, "a URL that gets every event posted")
 	fl.StringVar(&f.webhookSecretFile, "webhook-secret-file", "", "file with the secret that signs what is posted to --webhook")
+	fl.StringVar(&f.reports, "reports", "", "file that says where builds are told: commit statuses and notifications")
 	fl.StringVar(&f.secrets.GitHub, "github-secret-file", "", "file with the secret of GitHub webhooks at /hooks/github, one a line while it is changed (or KILN_GITHUB_SECRET)")
 	fl.StringVar(&f.secrets.GitLab, "gitlab-secret-file", "", "file with the signing tokens (whsec_…) and secret tokens of GitLab hooks, one a line (or KILN_GITLAB_SECRET)")
 	fl.StringVar(&f.secrets.Gitea, "gitea-secret-file", "", "file with the secret of Gitea or Forgejo webhooks (or KILN_GITEA_SECRET)")
@@ -136,6 +137,9 @@ func (a *app) config(f upFlags) (local.Config, error) {
 		}
 	}
 	if cfg.Secrets, err = f.secrets.Read(a.Getenv); err != nil {
+		return cfg, err
+	}
+	if cfg.Reports, err = serving.ReadReports(f.reports, a.Getenv); err != nil {
 		return cfg, err
 	}
 	cfg.Webhooks, err = a.subscribers(f)
