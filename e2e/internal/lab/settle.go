@@ -29,20 +29,19 @@ func SettleAt(dir string, at time.Time) error {
 }
 
 // settle sets the times of files to what of says of their content, and those of
-// directories to the time of a context.
+// directories to what it says of no content.
 func settle(dir string, of func(content []byte) time.Time) error {
 	return filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
 		if err != nil || d.Type()&os.ModeSymlink != 0 {
 			return err
 		}
-		at := ContextTime()
+		var content []byte
 		if d.Type().IsRegular() {
-			content, err := os.ReadFile(path)
-			if err != nil {
+			if content, err = os.ReadFile(path); err != nil {
 				return err
 			}
-			at = of(content)
 		}
+		at := of(content)
 		return os.Chtimes(path, at, at)
 	})
 }
