@@ -108,7 +108,7 @@ func outputFlags(f *pflag.FlagSet, c *config) {
 	f.BoolVar(&c.pushByDigest, "push-by-digest", false, "push without moving a tag")
 	f.StringVar(&c.tarPath, "tar-path", "", "write the image to `file` as docker load reads it")
 	f.StringVar(&c.layoutPath, "oci-layout-path", "", "write the image to `directory` as an OCI image layout")
-	f.StringVar(&c.digestFile, "digest-file", "", "write the digest to `file`, once the image is where it should be")
+	f.StringVar(&c.digestFile, "digest-file", "", "write the digest to `file`, or PUT it to an https:// URL, once the image is where it should be")
 	f.StringVar(&c.nameDigestFile, "image-name-with-digest-file", "", "write repository@digest of each destination to `file`")
 	f.StringVar(&c.nameTagDigestFile, "image-name-tag-with-digest-file", "", "write repository:tag@digest of each destination to `file`")
 	f.StringVar(&c.resultFile, "result-file", "", "write what became of the build to `file` as JSON, also if it failed")
