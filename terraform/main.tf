@@ -15,8 +15,7 @@ module "plan" {
   launcher        = var.launcher
   tenants         = var.tenants
   forges          = var.forges
-  notify          = var.notify
-  notify_secrets  = keys(var.notify_secrets)
+  notify          = var.notify_url != null
   use_eventarc    = var.use_eventarc
   subscribers     = { for name, s in var.subscribers : name => s.endpoint != null }
   retention       = var.retention
@@ -55,15 +54,18 @@ module "bus" {
   delivery   = module.plan.delivery
   kms_key    = module.identity.kms_key
   labels     = local.labels
-  filters    = { for name, s in var.subscribers : name => s.filter if s.filter != null }
-  push       = local.push
+  filters = merge(
+    { notify = "attributes.\"ce-type\" = \"dev.kilnhook.build.finished.v1\"" },
+    { for name, s in var.subscribers : name => s.filter if s.filter != null },
+  )
+  push = local.push
 
   eventarc = !var.use_eventarc ? null : {
     bucket   = module.storage.contexts
     location = module.plan.location
-    service  = module.control.names["dispatcher"]
+    service  = module.control.names["upload"]
     region   = var.region
-    path     = "/events/in"
+    path     = "/"
   }
 }
 
@@ -135,6 +137,7 @@ module "cluster" {
   network              = var.cluster.network
   node_member          = module.identity.members["nodes"]
   dispatcher           = module.identity.account_names["dispatcher"]
+  dispatcher_email     = module.identity.emails["dispatcher"]
   control_namespace    = module.plan.names.control
   authorized_networks  = var.cluster.authorized_networks
   release_channel      = var.cluster.release_channel
@@ -158,7 +161,7 @@ module "tenant" {
   workload_pool     = module.cluster[0].workload_pool
   control_namespace = module.plan.names.control
   quota             = { for k, v in var.tenants[each.key].quota : k => v if v != null }
-  pod_security      = var.tenants[each.key].pod_security
+  pod_security      = coalesce(var.tenants[each.key].pod_security, "baseline")
 }
 
 module "observability" {

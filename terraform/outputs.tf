@@ -24,7 +24,7 @@ output "subscriptions" {
 }
 
 output "images" {
-  description = "What references of images begin with: tenants', Kiln's own (system), base images (hub), layers (cache)."
+  description = "What references of images begin with: tenants', Kiln's own (system), base images (hub), layers (cache-<tenant>)."
   value       = module.registry.prefixes
 }
 
@@ -35,7 +35,7 @@ output "secrets" {
 
 output "webhook_urls" {
   description = "Addresses for the webhooks of forges."
-  value       = { for forge in var.forges : forge => "${module.control.uris["ingest"]}/hooks/${forge}" }
+  value       = { for forge in var.forges : forge => module.control.uris["ingest"] }
 }
 
 output "services" {
@@ -53,9 +53,14 @@ output "dispatcher_email" {
   value       = module.identity.emails["dispatcher"]
 }
 
-output "tenant_manifests" {
-  description = "Manifests of the tenants' namespaces, for kubectl apply."
-  value       = join("---\n", [for t in module.tenant : t.manifests])
+output "manifests" {
+  description = "Manifests of the dispatcher's and the tenants' namespaces, for kubectl apply. Empty without a cluster."
+  value       = join("---\n", concat(module.cluster[*].manifests, [for t in module.tenant : t.manifests]))
+}
+
+output "dispatcher_flags" {
+  description = "What a dispatcher in the cluster needs to know; where it is a service, it knows."
+  value       = var.launcher == "kubernetes" ? concat(local.flags, ["--pull=pubsub://${var.project_id}/${module.plan.names.subscriptions["dispatch"]}"]) : []
 }
 
 output "grants" {

@@ -6,32 +6,44 @@ locals {
   # which the service would have to know before it is made.
   audience = "https://dispatcher.${var.install}.${var.project_id}"
 
-  services = merge(
-    contains(keys(module.plan.names.services), "dispatcher") ? { dispatcher = local.dispatcher } : {},
-    contains(keys(module.plan.names.services), "ingest") ? { ingest = local.ingest } : {},
-    contains(keys(module.plan.names.services), "notify") ? { notify = local.notifier } : {},
-  )
+  topic = { for t in ["changes", "builds"] : t => "pubsub://${var.project_id}/${module.plan.names[t]}" }
+  email = { for principal, member in module.identity.members : principal => trimprefix(member, "serviceAccount:") }
 
+  services = { for service, s in local.known : service => s if contains(keys(module.plan.names.services), service) }
+  known = {
+    dispatcher = local.dispatcher
+    ingest     = local.ingest
+    upload     = local.upload
+    notify     = local.notify
+  }
+
+  # What a dispatcher needs to know wherever it runs.
+  flags = [
+    "--ledger=gs://${module.storage.ledger}",
+    "--bus=${local.topic["builds"]}",
+    "--install=${var.install}",
+  ]
+
+  # Builds are its children: it must have a CPU between requests, must not be
+  # stopped when there are none, and there may be only one of it.
   dispatcher = {
     name  = lookup(module.plan.names.services, "dispatcher", "")
-    image = coalesce(var.images.dispatcher, "missing/images.dispatcher:set-it")
-    email = trimprefix(module.identity.members["dispatcher"], "serviceAccount:")
-    args = concat([
+    image = var.images.dispatcher
+    email = lookup(local.email, "dispatcher", "")
+    args = concat(local.flags, [
       "--listen=0.0.0.0:8080",
       "--data=/data",
-      "--ledger=gs://${module.storage.ledger}",
-      "--install=${var.install}",
       "--triggers=/etc/kiln/kiln.yaml",
-      "--log-format=json",
+      "--oidc-audience=${local.audience}",
+      "--oidc-email=${lookup(local.email, "push", "")}",
       "--parallel=${var.dispatcher.parallel}",
       "--timeout=${var.dispatcher.timeout}",
+      "--log-format=json",
     ])
-    files   = { "/etc/kiln/kiln.yaml" = module.secrets.ids["triggers"] }
-    scratch = { "/data" = var.dispatcher.scratch }
-    cpu     = var.dispatcher.cpu
-    memory  = var.dispatcher.memory
-    # Builds are its children: it must have a CPU between requests, must not
-    # be stopped when there are none, and there may be only one.
+    files     = { "/etc/kiln/kiln.yaml" = lookup(module.secrets.ids, "triggers", "") }
+    scratch   = { "/data" = var.dispatcher.scratch }
+    cpu       = var.dispatcher.cpu
+    memory    = var.dispatcher.memory
     min       = 1
     max       = 1
     busy      = true
@@ -39,39 +51,54 @@ locals {
     audiences = [local.audience]
   }
 
-  push = merge(
-    contains(keys(module.plan.names.services), "dispatcher") && !var.use_eventarc ? {
-      dispatch = { endpoint = "${module.control.uris["dispatcher"]}/events/in", audience = local.audience }
-    } : {},
-    var.notify ? {
-      notify = { endpoint = module.control.uris["notify"], audience = module.control.uris["notify"] }
-    } : {},
-    { for name, s in var.subscribers : name => { endpoint = s.endpoint, audience = s.endpoint } if s.endpoint != null },
-  )
-}
-
-locals {
   # The forges' door. It is public, since forges have no identity of Google's:
   # it checks the signature of every webhook and announces what it says.
   ingest = {
     name  = lookup(module.plan.names.services, "ingest", "")
-    image = coalesce(var.images.functions, "missing/images.functions:set-it")
-    email = trimprefix(lookup(module.identity.members, "ingest", ""), "serviceAccount:")
+    image = var.images.git_push
+    email = lookup(local.email, "ingest", "")
     env = {
       FUNCTION_TARGET = "GitPush"
+      KILN_INSTALL    = var.install
+      KILN_CHANGES    = local.topic["changes"]
     }
-    files  = { for forge in var.forges : "/etc/kiln-${forge}/secret" => module.secrets.ids[forge] }
-    public = true
+    env_secrets = { for forge in var.forges : "KILN_${upper(forge)}_SECRET" => module.secrets.ids[forge] }
+    public      = true
   }
 
-  # Tells others of finished builds.
-  notifier = {
+  # Where Eventarc delivers uploads.
+  upload = {
+    name  = lookup(module.plan.names.services, "upload", "")
+    image = var.images.bucket_upload
+    email = lookup(local.email, "upload", "")
+    env = {
+      FUNCTION_TARGET = "BucketUpload"
+      KILN_INSTALL    = var.install
+      KILN_CHANGES    = local.topic["changes"]
+    }
+  }
+
+  # Posts finished builds to an address.
+  notify = {
     name  = lookup(module.plan.names.services, "notify", "")
-    image = coalesce(var.images.functions, "missing/images.functions:set-it")
-    email = trimprefix(lookup(module.identity.members, "notify", ""), "serviceAccount:")
+    image = var.images.build_finished
+    email = lookup(local.email, "notify", "")
     env = {
       FUNCTION_TARGET = "BuildFinished"
+      KILN_INSTALL    = var.install
+      KILN_NOTIFY_URL = coalesce(var.notify_url, "none")
     }
-    env_secrets = { for secret, variable in var.notify_secrets : variable => module.secrets.ids[secret] }
+    env_secrets = { KILN_NOTIFY_SECRET = lookup(module.secrets.ids, "notify", "") }
   }
+
+  push = merge(
+    contains(keys(module.plan.names.services), "dispatcher") ? {
+      dispatch = { endpoint = "${module.control.uris["dispatcher"]}/events/in", audience = local.audience }
+    } : {},
+    # The function reads the topic from the path.
+    var.notify_url == null ? {} : {
+      notify = { endpoint = "${module.control.uris["notify"]}/projects/${var.project_id}/topics/${module.plan.names.builds}", audience = module.control.uris["notify"] }
+    },
+    { for name, s in var.subscribers : name => { endpoint = s.endpoint, audience = s.endpoint } if s.endpoint != null },
+  )
 }

@@ -65,9 +65,13 @@ variable "tenants" {
     secrets        = optional(set(string), [])
     pushers        = optional(set(string), [])
     quota          = optional(object({ builds = optional(number), cpu = optional(string), memory = optional(string), storage = optional(string) }), {})
-    pod_security   = optional(string, "baseline")
+    pod_security   = optional(string)
   }))
   default = { default = { context_prefix = "" } }
+  validation {
+    condition     = var.launcher == "kubernetes" || alltrue([for t in var.tenants : t.pod_security == null && alltrue([for q in values(t.quota) : q == null])])
+    error_message = "quota and pod_security are of namespaces: they need launcher = \"kubernetes\"."
+  }
 }
 
 variable "forges" {
@@ -76,20 +80,18 @@ variable "forges" {
   default     = []
 }
 
-variable "notify" {
-  description = "Whether the function that tells others of finished builds is deployed."
-  type        = bool
-  default     = false
-}
-
-variable "notify_secrets" {
-  description = "Secrets that the notifying function reads from the environment: name of the secret to name of the variable."
-  type        = map(string)
-  default     = {}
+variable "notify_url" {
+  description = "Where finished builds are posted to, signed with the secret `notify`. Null: nowhere, and no function for it is deployed."
+  type        = string
+  default     = null
+  validation {
+    condition     = var.notify_url == null || startswith(coalesce(var.notify_url, "-"), "https://")
+    error_message = "notify_url must be null or begin with https://."
+  }
 }
 
 variable "use_eventarc" {
-  description = "Deliver uploads by an Eventarc trigger in place of the bucket's notification. Its hidden subscription keeps messages for 24 hours and has no dead letters."
+  description = "Deliver uploads by an Eventarc trigger and a function in place of the bucket's notification. Its hidden subscription keeps messages for 24 hours and has no dead letters."
   type        = bool
   default     = false
 }
@@ -107,12 +109,33 @@ variable "subscribers" {
 }
 
 variable "images" {
-  description = "Kiln's own images by digest or tag: `dispatcher` (with launcher process; it holds the executor as well) and `functions` (with forges or notify)."
+  description = <<-EOT
+    Kiln's own images by digest or tag: `dispatcher` (with launcher process; it holds the executor as well), and those of
+    the functions, `git_push` (with forges), `bucket_upload` (with use_eventarc), `build_finished` (with notify_url).
+  EOT
   type = object({
-    dispatcher = optional(string)
-    functions  = optional(string)
+    dispatcher     = optional(string)
+    git_push       = optional(string)
+    bucket_upload  = optional(string)
+    build_finished = optional(string)
   })
   default = {}
+  validation {
+    condition     = var.images.dispatcher != null || var.launcher != "process"
+    error_message = "images.dispatcher is missing: with launcher = \"process\" it runs on Cloud Run."
+  }
+  validation {
+    condition     = var.images.git_push != null || length(var.forges) == 0
+    error_message = "images.git_push is missing: it takes the webhooks of forges."
+  }
+  validation {
+    condition     = var.images.bucket_upload != null || !var.use_eventarc
+    error_message = "images.bucket_upload is missing: it takes uploads from Eventarc."
+  }
+  validation {
+    condition     = var.images.build_finished != null || var.notify_url == null
+    error_message = "images.build_finished is missing: it posts to notify_url."
+  }
 }
 
 variable "dispatcher" {
@@ -144,6 +167,10 @@ variable "cluster" {
     binary_authorization = optional(bool, false)
   })
   default = {}
+  validation {
+    condition     = var.launcher == "kubernetes" || var.cluster.network == null && length(var.cluster.authorized_networks) == 0 && var.cluster.release_channel == "REGULAR" && !var.cluster.binary_authorization
+    error_message = "cluster is set, but launcher is not \"kubernetes\": no cluster would be made."
+  }
 }
 
 variable "retention" {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"gopkg.in/yaml.v3"
 )
 
 // Google's agents in the project of the stand-in.
@@ -28,6 +30,7 @@ func checks() map[string]check {
 		"repositories":    repositories,
 		"identities":      identities,
 		"alerts":          alerts,
+		"manifests":       manifests,
 	}
 }
 
@@ -97,7 +100,7 @@ func executors(w world) []string {
 					p.add("%s: one of several tenants reads the whole bucket", g)
 				}
 			case what == "artifact_registry_repository roles/artifactregistry.writer":
-				if g.target != install+"-"+tenant && g.target != install+"-cache" {
+				if g.target != install+"-"+tenant && g.target != install+"-cache-"+tenant {
 					p.add("%s: writes to another's repository", g)
 				}
 			case what == "artifact_registry_repository roles/artifactregistry.reader", what == "project roles/logging.logWriter", what == "secret_manager_secret roles/secretmanager.secretAccessor":
@@ -245,7 +248,7 @@ func uploads(w world) []string {
 	var p problems
 	eventarc := len(w.of("eventarc_trigger")) > 0
 	notified := w.of("storage_notification")
-	if eventarc == (len(notified) == 1) {
+	if eventarc == (len(notified) == 1) || len(notified) > 1 {
 		p.add("uploads are announced %d times by the bucket, and by Eventarc: %v", len(notified), eventarc)
 	}
 	for _, n := range notified {
@@ -347,7 +350,7 @@ func repositories(w world) []string {
 		switch {
 		case strings.HasSuffix(id, "-system"):
 			want = nil
-		case strings.HasSuffix(id, "-hub"), strings.HasSuffix(id, "-cache"):
+		case strings.HasSuffix(id, "-hub"), strings.Contains(id, "-cache-"):
 			want = []string{"delete-old"}
 		}
 		if !slices.Equal(kinds, want) {
@@ -422,6 +425,50 @@ func alerts(w world) []string {
 		if !strings.Contains(all, fmt.Sprintf("subscription_id = %q AND metric.type = \"pubsub.googleapis.com/subscription/%s\"", s.text("name"), metric)) {
 			p.add("nobody is told that %s waits", s.text("name"))
 		}
+	}
+	return p
+}
+
+// manifests finds manifests that kubectl would not take, and Kubernetes accounts
+// that nobody's identity is bound to.
+func manifests(w world) []string {
+	var p problems
+	text, _ := w.outputs["manifests"].(string)
+	if len(w.of("container_cluster")) == 0 {
+		if text != "" {
+			p.add("there are manifests and no cluster")
+		}
+		return p
+	}
+	accounts, kinds := 0, map[string]int{}
+	for document := range strings.SplitSeq(text, "---\n") {
+		var m struct {
+			APIVersion string `yaml:"apiVersion"`
+			Kind       string `yaml:"kind"`
+			Metadata   struct {
+				Name, Namespace     string
+				Labels, Annotations map[string]string
+			} `yaml:"metadata"`
+		}
+		if err := yaml.Unmarshal([]byte(document), &m); err != nil || m.APIVersion == "" || m.Kind == "" || m.Metadata.Name == "" {
+			p.add("not a manifest: %v\n%s", err, document)
+			continue
+		}
+		kinds[m.Kind]++
+		if m.Kind == "Namespace" && m.Metadata.Labels["pod-security.kubernetes.io/enforce"] == "" {
+			p.add("namespace %s lets pods do everything", m.Metadata.Name)
+		}
+		if m.Kind != "ServiceAccount" {
+			continue
+		}
+		accounts++
+		email := m.Metadata.Annotations["iam.gke.io/gcp-service-account"]
+		if !w.has(grant{"service_account", email, "roles/iam.workloadIdentityUser", fmt.Sprintf("serviceAccount:acme-builds.svc.id.goog[%s/%s]", m.Metadata.Namespace, m.Metadata.Name), ""}) {
+			p.add("%s/%s may not act as %q", m.Metadata.Namespace, m.Metadata.Name, email)
+		}
+	}
+	if want := w.tenants(); accounts != want+1 || kinds["Namespace"] != want+1 || kinds["ResourceQuota"] != want || kinds["NetworkPolicy"] != want || kinds["RoleBinding"] != want {
+		p.add("for %d tenants there are %v", want, kinds)
 	}
 	return p
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -29,14 +30,14 @@ func examples() map[string]example {
 			"dispatcher_member": "principal://iam.googleapis.com/projects/123456789012/locations/global/workloadIdentityPools/home/subject/dispatcher",
 		}},
 		"cloud-run-only": {"examples/cloud-run-only", map[string]any{
-			"project_id": "acme-builds", "deletion_protection": false, "alert_emails": []string{"ops@example.com"},
-			"images": map[string]string{"dispatcher": image + "dispatcher:1", "functions": image + "functions:1"},
+			"project_id": "acme-builds", "deletion_protection": false, "alert_emails": []string{"ops@example.com"}, "notify_url": "https://chat.example.com/kiln",
+			"images": map[string]string{"dispatcher": image + "dispatcher:1", "git_push": image + "git-push:1", "build_finished": image + "build-finished:1"},
 		}},
 		"gke-autopilot": {"examples/gke-autopilot", map[string]any{
-			"project_id": "acme-builds", "deletion_protection": false, "functions_image": image + "functions:1", "kms_key": key,
+			"project_id": "acme-builds", "deletion_protection": false, "git_push_image": image + "git-push:1", "kms_key": key,
 		}},
 		"multi-tenant": {"examples/multi-tenant", map[string]any{
-			"project_id": "acme-builds", "deletion_protection": false, "functions_image": image + "functions:1",
+			"project_id": "acme-builds", "deletion_protection": false, "git_push_image": image + "git-push:1",
 			"network": map[string]string{
 				"network": "projects/acme-net/global/networks/shared", "subnetwork": "projects/acme-net/regions/europe-west1/subnetworks/builds",
 				"pods": "pods", "services": "services",
@@ -44,7 +45,7 @@ func examples() map[string]example {
 		}},
 		"root": {".", map[string]any{
 			"project_id": "acme-builds", "region": "us-central1", "bucket_location": "US", "deletion_protection": false, "use_eventarc": true,
-			"images": map[string]string{"dispatcher": image + "dispatcher:1"}, "watched_prefix": "in/",
+			"images": map[string]string{"dispatcher": image + "dispatcher:1", "bucket_upload": image + "bucket-upload:1"},
 		}},
 	}
 }
@@ -81,6 +82,29 @@ func TestExamples(t *testing.T) {
 			}
 		})
 	}
+}
+
+// applied are examples to what an apply of them makes.
+var applied = struct {
+	sync.Mutex
+	worlds map[string]world
+}{worlds: map[string]world{}}
+
+// made applies an example once for all tests that look at it.
+func made(t *testing.T, name string) world {
+	t.Helper()
+	applied.Lock()
+	defer applied.Unlock()
+	if w, ok := applied.worlds[name]; ok {
+		return w
+	}
+	tr, e := grow(t), examples()[name]
+	tr.set(e.dir, e.vars)
+	tr.init(e.dir)
+	tr.must(e.dir, "apply", "-input=false", "-no-color", "-auto-approve")
+	w := tr.state(e.dir)
+	applied.worlds[name] = w
+	return w
 }
 
 // provider configures the provider where the module has no example around it.

@@ -8,9 +8,13 @@ output "ledger_bucket" {
   value       = module.storage.ledger
 }
 
-output "dispatch_subscription" {
-  description = "Subscription that the dispatcher pulls."
-  value       = module.bus.subscriptions["dispatch"]
+output "dispatcher_flags" {
+  description = "Flags for the dispatcher."
+  value = [
+    "--ledger=gs://${module.storage.ledger}",
+    "--bus=pubsub://${var.project_id}/${module.plan.names.builds}",
+    "--pull=pubsub://${var.project_id}/${module.plan.names.subscriptions["dispatch"]}",
+  ]
 }
 
 output "builds_topic" {

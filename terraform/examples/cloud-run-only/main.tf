@@ -9,8 +9,8 @@ module "kiln" {
   forges     = ["github"]
   images     = var.images
 
-  notify         = true
-  notify_secrets = { github-token = "KILN_GITHUB_TOKEN" }
+  # Who is told of finished builds, besides subscribers to the topic.
+  notify_url = var.notify_url
 
   subscribers = {
     deploy = { filter = "attributes.\"ce-outcome\" = \"success\"" }

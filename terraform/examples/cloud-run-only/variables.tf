@@ -10,10 +10,11 @@ variable "region" {
 }
 
 variable "images" {
-  description = "Kiln's own images, in the repository kiln-system of the project: `dispatcher` and `functions`."
+  description = "Kiln's own images, in the repository kiln-system of the project: `dispatcher`, `git_push`, and with notify_url `build_finished`."
   type = object({
-    dispatcher = string
-    functions  = string
+    dispatcher     = string
+    git_push       = string
+    build_finished = optional(string)
   })
 }
 
@@ -27,4 +28,10 @@ variable "deletion_protection" {
   description = "Whether what holds data cannot be destroyed."
   type        = bool
   default     = true
+}
+
+variable "notify_url" {
+  description = "Where finished builds are posted to, or null."
+  type        = string
+  default     = null
 }

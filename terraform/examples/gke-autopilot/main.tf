@@ -11,7 +11,7 @@ module "kiln" {
   region     = var.region
   launcher   = "kubernetes"
   forges     = ["github", "gitlab"]
-  images     = { functions = var.functions_image }
+  images     = { git_push = var.git_push_image }
   tenants    = { app = { context_prefix = "", secrets = ["npm-token"] } }
   kms_key    = var.kms_key
 

@@ -9,8 +9,8 @@ variable "region" {
   default     = "europe-west1"
 }
 
-variable "functions_image" {
-  description = "Image of Kiln's functions, in the repository kiln-system of the project."
+variable "git_push_image" {
+  description = "Image of Kiln's function GitPush, in the repository kiln-system of the project."
   type        = string
 }
 

@@ -10,7 +10,7 @@ module "kiln" {
   install         = "builds"
   launcher        = "kubernetes"
   forges          = ["github", "gitlab", "gitea", "bitbucket"]
-  images          = { functions = var.functions_image }
+  images          = { git_push = var.git_push_image }
   cluster         = { network = var.network, binary_authorization = true }
   immutable_tags  = true
 

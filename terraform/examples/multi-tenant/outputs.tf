@@ -33,7 +33,12 @@ output "cluster" {
   value       = module.kiln.cluster
 }
 
-output "tenant_manifests" {
-  description = "Manifests of the tenants' namespaces, for kubectl apply."
-  value       = module.kiln.tenant_manifests
+output "manifests" {
+  description = "Manifests of the namespaces, for kubectl apply."
+  value       = module.kiln.manifests
+}
+
+output "dispatcher_flags" {
+  description = "Flags for the dispatcher in the cluster."
+  value       = module.kiln.dispatcher_flags
 }

@@ -134,3 +134,31 @@ resource "google_service_account_iam_member" "dispatcher" {
   role               = "roles/iam.workloadIdentityUser"
   member             = "serviceAccount:${google_container_cluster.this.workload_identity_config[0].workload_pool}[${var.control_namespace}/dispatcher]"
 }
+
+# The dispatcher's namespace, for kubectl apply: no provider of Kubernetes is used,
+# so that a plan needs no cluster.
+locals {
+  manifests = [
+    {
+      apiVersion = "v1"
+      kind       = "Namespace"
+      metadata = {
+        name = var.control_namespace
+        labels = {
+          "app.kubernetes.io/part-of"          = "kiln"
+          "pod-security.kubernetes.io/enforce" = "restricted"
+        }
+      }
+    },
+    {
+      apiVersion = "v1"
+      kind       = "ServiceAccount"
+      metadata = {
+        name        = "dispatcher"
+        namespace   = var.control_namespace
+        labels      = { "app.kubernetes.io/part-of" = "kiln" }
+        annotations = { "iam.gke.io/gcp-service-account" = var.dispatcher_email }
+      }
+    },
+  ]
+}

@@ -12,3 +12,8 @@ output "credentials_command" {
   description = "What lets kubectl reach the cluster."
   value       = "gcloud container clusters get-credentials ${google_container_cluster.this.name} --location=${var.region} --project=${var.project_id} --dns-endpoint"
 }
+
+output "manifests" {
+  description = "Manifests of the dispatcher's namespace, for kubectl apply."
+  value       = join("---\n", [for m in local.manifests : yamlencode(m)])
+}

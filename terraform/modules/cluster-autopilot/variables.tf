@@ -44,6 +44,11 @@ variable "dispatcher" {
   type        = string
 }
 
+variable "dispatcher_email" {
+  description = "Email of the dispatcher's service account."
+  type        = string
+}
+
 variable "control_namespace" {
   description = "Namespace of the dispatcher."
   type        = string

@@ -127,27 +127,3 @@ resource "google_cloud_run_v2_service_iam_member" "this" {
   role     = each.value.role
   member   = var.members[each.value.principal]
 }
-
-resource "google_cloud_scheduler_job" "sweep" {
-  count = var.sweep == null ? 0 : 1
-
-  project          = var.project_id
-  region           = var.region
-  name             = "${google_cloud_run_v2_service.this[var.sweep.service].name}-sweep"
-  description      = "Looks for what was left undone"
-  schedule         = var.sweep.schedule
-  time_zone        = "Etc/UTC"
-  attempt_deadline = "60s"
-
-  retry_config {
-    retry_count = 0 # the next one is near
-  }
-  http_target {
-    http_method = "POST"
-    uri         = "${google_cloud_run_v2_service.this[var.sweep.service].uri}${var.sweep.path}"
-    oidc_token {
-      service_account_email = var.sweep.email
-      audience              = var.sweep.audience
-    }
-  }
-}

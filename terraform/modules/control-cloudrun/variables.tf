@@ -74,18 +74,6 @@ variable "deletion_protection" {
   default     = true
 }
 
-variable "sweep" {
-  description = "Call a path of a service on a schedule, as the push account: `service`, `path`, `schedule` (cron, UTC), `email` and `audience`. Null: nothing is called."
-  type = object({
-    service  = string
-    path     = string
-    schedule = string
-    email    = string
-    audience = string
-  })
-  default = null
-}
-
 variable "labels" {
   description = "Labels of the services."
   type        = map(string)

@@ -11,22 +11,25 @@ locals {
         { kind = "bucket", target = "contexts", role = "roles/storage.objectViewer", prefix = t.context_prefix, why = "fetch its contexts" },
         { kind = "repository", target = name, role = "roles/artifactregistry.writer", prefix = "", why = "push its images" },
         { kind = "repository", target = "hub", role = "roles/artifactregistry.reader", prefix = "", why = "pull base images" },
-        { kind = "repository", target = "cache", role = "roles/artifactregistry.writer", prefix = "", why = "keep layers" },
+        { kind = "repository", target = "cache-${name}", role = "roles/artifactregistry.writer", prefix = "", why = "keep layers" },
       ],
       [for s in t.secrets : { kind = "secret", target = s, role = "roles/secretmanager.secretAccessor", prefix = "", why = "build with it" }],
     )
   }
 
   rights = concat(
-    # The forges' door: reads the secrets that sign webhooks, keeps what it
-    # received, announces it, and can do nothing else.
+    # The forges' door reads the secrets that sign webhooks and announces what
+    # it received. So does Eventarc's, without secrets.
     flatten([for forge in var.forges : [
       { principal = "ingest", kind = "secret", target = forge, role = "roles/secretmanager.secretAccessor", prefix = "", why = "check signatures" },
     ]]),
     length(var.forges) == 0 ? [] : [
       { principal = "ingest", kind = "topic", target = "changes", role = "roles/pubsub.publisher", prefix = "", why = "announce changes" },
-      { principal = "ingest", kind = "bucket", target = "ledger", role = "roles/storage.objectCreator", prefix = "raw/", why = "keep what came, never overwrite" },
     ],
+    var.use_eventarc ? [
+      { principal = "upload", kind = "topic", target = "changes", role = "roles/pubsub.publisher", prefix = "", why = "announce uploads" },
+      { principal = "push", kind = "service", target = "upload", role = "roles/run.invoker", prefix = "", why = "deliver uploads" },
+    ] : [],
 
     # The dispatcher decides, and finishes: it claims results, checks digests,
     # moves tags and publishes.
@@ -59,10 +62,10 @@ locals {
       for r in local.executor[name] : merge(r, { principal = "dispatcher" }) if !(r.kind == "repository" && r.target == name) && (local.here || r.kind == "bucket")
     ]]) : [],
 
-    var.notify ? concat(
-      [for s in var.notify_secrets : { principal = "notify", kind = "secret", target = s, role = "roles/secretmanager.secretAccessor", prefix = "", why = "post statuses" }],
-      [{ principal = "push", kind = "service", target = "notify", role = "roles/run.invoker", prefix = "", why = "deliver finished builds" }],
-    ) : [],
+    var.notify ? [
+      { principal = "notify", kind = "secret", target = "notify", role = "roles/secretmanager.secretAccessor", prefix = "", why = "sign what it posts" },
+      { principal = "push", kind = "service", target = "notify", role = "roles/run.invoker", prefix = "", why = "deliver finished builds" },
+    ] : [],
     local.in_service ? [
       { principal = "push", kind = "service", target = "dispatcher", role = "roles/run.invoker", prefix = "", why = "deliver changes" },
     ] : [],

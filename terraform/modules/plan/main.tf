@@ -19,12 +19,13 @@ locals {
   # pulls; else it is a service that Pub/Sub pushes to.
   in_service = var.launcher == "process"
   here       = var.launcher != "elsewhere"
-  pushes     = local.in_service || var.notify || anytrue(values(var.subscribers))
+  pushes     = local.in_service || var.notify || var.use_eventarc || anytrue(values(var.subscribers))
 
   # Principals to the ids of their service accounts.
   accounts = merge(
     local.here ? { dispatcher = "${var.install}-dispatcher" } : {},
     length(var.forges) > 0 ? { ingest = "${var.install}-ingest" } : {},
+    var.use_eventarc ? { upload = "${var.install}-upload" } : {},
     var.notify ? { notify = "${var.install}-notify" } : {},
     local.pushes ? { push = "${var.install}-push" } : {},
     var.launcher == "kubernetes" ? { nodes = "${var.install}-nodes" } : {},
@@ -35,18 +36,19 @@ locals {
   services = merge(
     local.in_service ? { dispatcher = "${var.install}-dispatcher" } : {},
     length(var.forges) > 0 ? { ingest = "${var.install}-ingest" } : {},
+    var.use_eventarc ? { upload = "${var.install}-upload" } : {},
     var.notify ? { notify = "${var.install}-notify" } : {},
   )
 
   secrets = !local.here ? {} : merge(
     { triggers = "${var.install}-triggers" },
     { for forge in var.forges : forge => "${var.install}-${forge}" },
-    { for s in var.notify_secrets : s => "${var.install}-${s}" },
+    var.notify ? { notify = "${var.install}-notify" } : {},
     merge([for t in local.tenants : { for s in t.secrets : s => "${var.install}-${s}" }]...),
   )
 
   subscriptions = merge(
-    var.use_eventarc ? {} : { dispatch = "${var.install}-dispatch" },
+    { dispatch = "${var.install}-dispatch" },
     var.notify ? { notify = "${var.install}-notify" } : {},
     { for s in keys(var.subscribers) : s => "${var.install}-to-${s}" },
   )
@@ -64,7 +66,7 @@ locals {
     repositories  = { for name, t in local.tenants : name => t.repository if local.here }
     system        = "${var.install}-system"
     hub           = "${var.install}-hub"
-    cache         = "${var.install}-cache"
+    caches        = { for name, t in local.tenants : name => "${var.install}-cache-${name}" if local.here }
     cluster       = var.install
     network       = var.install
     namespaces    = { for name, t in local.tenants : name => t.namespace }
@@ -79,7 +81,7 @@ locals {
     [for n in [local.names.contexts, local.names.ledger] : { what = "bucket", name = n, form = "^[a-z0-9][a-z0-9_-]{1,61}[a-z0-9]$" }],
     [for n in local.names.accounts : { what = "service account", name = n, form = "^[a-z][a-z0-9-]{4,28}[a-z0-9]$" }],
     [for n in local.names.services : { what = "service", name = n, form = "^[a-z]([a-z0-9-]{0,47}[a-z0-9])?$" }],
-    [for n in values(local.names.repositories) : { what = "repository", name = n, form = "^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$" }],
+    [for n in concat(values(local.names.repositories), values(local.names.caches)) : { what = "repository", name = n, form = "^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$" }],
     [for n in values(local.names.namespaces) : { what = "namespace", name = n, form = "^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$" }],
     [for n in values(local.names.secrets) : { what = "secret", name = n, form = "^[A-Za-z0-9_-]{1,255}$" }],
     [for n in values(local.subscriptions) : { what = "subscription", name = n, form = "^[a-z][a-z0-9-]{2,254}$" }],

@@ -23,8 +23,8 @@ output "names" {
     error_message = "subscribers may not be called dispatch, notify or dead: these are Kiln's own."
   }
   precondition {
-    condition     = length(setintersection(flatten([for t in local.tenants : tolist(t.secrets)]), concat(["triggers"], tolist(var.forges)))) == 0
-    error_message = "A tenant's secrets may not be the triggers or a forge's webhook secret: builds could forge events."
+    condition     = length(setintersection(flatten([for t in local.tenants : tolist(t.secrets)]), concat(["triggers", "notify"], tolist(var.forges)))) == 0
+    error_message = "A tenant's secrets may not be triggers, notify or a forge's webhook secret: builds could forge events."
   }
 }
 

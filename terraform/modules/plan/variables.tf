@@ -66,6 +66,10 @@ variable "watched_prefix" {
     condition     = var.watched_prefix == "" || (endswith(var.watched_prefix, "/") && !startswith(var.watched_prefix, "/"))
     error_message = "watched_prefix must be empty or end in a slash and not begin with one."
   }
+  validation {
+    condition     = var.watched_prefix == "" || !var.use_eventarc
+    error_message = "Eventarc announces whole buckets: watched_prefix goes with the bucket's own notification only."
+  }
 }
 
 variable "launcher" {
@@ -138,7 +142,7 @@ variable "forges" {
 }
 
 variable "notify" {
-  description = "Whether the function that tells others of finished builds is deployed."
+  description = "Whether the function that posts finished builds to an address is deployed."
   type        = bool
   default     = false
   validation {
@@ -147,19 +151,13 @@ variable "notify" {
   }
 }
 
-variable "notify_secrets" {
-  description = "Secrets that the notifying function reads, such as tokens of forges."
-  type        = set(string)
-  default     = []
-}
-
 variable "use_eventarc" {
-  description = "Deliver uploads by an Eventarc trigger in place of the bucket's notification. Its hidden subscription keeps messages for 24 hours and has no dead letters."
+  description = "Deliver uploads by an Eventarc trigger and a function in place of the bucket's notification. Its hidden subscription keeps messages for 24 hours and has no dead letters."
   type        = bool
   default     = false
   validation {
-    condition     = !var.use_eventarc || var.launcher == "process"
-    error_message = "use_eventarc delivers to the dispatcher on Cloud Run: it needs launcher = \"process\"."
+    condition     = !var.use_eventarc || var.launcher != "elsewhere"
+    error_message = "use_eventarc takes a function on Cloud Run: not with launcher = \"elsewhere\"."
   }
 }
 

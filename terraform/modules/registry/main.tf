@@ -82,13 +82,16 @@ resource "google_artifact_registry_repository" "hub" {
   }
 }
 
-# Layers for --cache-repo. They may be lost at any time.
+# Layers for --cache-repo, for each tenant its own: who writes to a cache decides
+# what others build from it. They may be lost at any time.
 resource "google_artifact_registry_repository" "cache" {
+  for_each = var.names.caches
+
   project                = var.project_id
   location               = var.region
-  repository_id          = var.names.cache
+  repository_id          = each.value
   format                 = "DOCKER"
-  description            = "Layer cache of Kiln"
+  description            = "Layer cache of ${each.key}"
   labels                 = var.labels
   kms_key_name           = var.kms_key
   cleanup_policy_dry_run = var.cleanup_dry_run
@@ -109,10 +112,10 @@ resource "google_artifact_registry_repository" "cache" {
 locals {
   repositories = merge(
     { for name, r in google_artifact_registry_repository.images : name => r.name },
+    { for name, r in google_artifact_registry_repository.cache : "cache-${name}" => r.name },
     {
       system = google_artifact_registry_repository.system.name
       hub    = google_artifact_registry_repository.hub.name
-      cache  = google_artifact_registry_repository.cache.name
     },
   )
 }

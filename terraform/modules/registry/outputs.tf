@@ -1,5 +1,5 @@
 output "repositories" {
-  description = "Names of the repositories: tenants, system, hub, cache."
+  description = "Names of the repositories: the tenants', cache-<tenant>, system, hub."
   value       = local.repositories
 }
 

@@ -9,12 +9,12 @@ variable "region" {
 }
 
 variable "names" {
-  description = "Names of the repositories, from the module plan: tenants' own, Kiln's own images, base images, layers."
+  description = "Names of the repositories, from the module plan: tenants' own and their layers, Kiln's own images, base images."
   type = object({
     repositories = map(string)
     system       = string
     hub          = string
-    cache        = string
+    caches       = map(string)
   })
 }
 

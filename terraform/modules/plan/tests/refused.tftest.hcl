@@ -278,13 +278,22 @@ run "key_elsewhere" {
   expect_failures = [var.kms_key]
 }
 
-run "eventarc_into_a_cluster" {
+run "eventarc_to_nowhere" {
   command = plan
   variables {
-    launcher     = "kubernetes"
+    launcher     = "elsewhere"
     use_eventarc = true
   }
   expect_failures = [var.use_eventarc]
+}
+
+run "prefix_with_eventarc" {
+  command = plan
+  variables {
+    use_eventarc   = true
+    watched_prefix = "app/"
+  }
+  expect_failures = [var.watched_prefix]
 }
 
 run "prefix_with_a_leading_slash" {

@@ -10,7 +10,6 @@ package fake
 
 import (
 	"context"
-	"os"
 	"strings"
 
 	"github.com/hashicorp/terraform-plugin-framework/datasource"
@@ -19,9 +18,6 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/resource"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 )
-
-// WorldVariable names the file that remembers what was made.
-const WorldVariable = "KILN_STUB_WORLD"
 
 // projectNumber is the number of every project here.
 const projectNumber = "123456789012"
@@ -40,11 +36,26 @@ func (c *cloud) ownAccount(s string) (string, bool) {
 }
 
 // google is the provider.
-type google struct{ specs, data []spec }
+type google struct {
+	specs, data []spec
+	world       string // file that remembers what was made
+}
 
-// New returns the provider.
-func New() provider.Provider {
-	return &google{specs: resourceSpecs(), data: dataSpecs()}
+// New returns the provider. What is made is remembered in a file; if that is
+// empty nothing is, and nothing is missed.
+func New(world string) provider.Provider {
+	return &google{specs: resourceSpecs(), data: dataSpecs(), world: world}
+}
+
+// Types are the names of all types, of resources and of data.
+func Types() (resources, data []string) {
+	for _, s := range resourceSpecs() {
+		resources = append(resources, s.name)
+	}
+	for _, s := range dataSpecs() {
+		data = append(data, s.name)
+	}
+	return resources, data
 }
 
 // resourceSpecs are the resource types.
@@ -77,13 +88,13 @@ func (*google) Schema(_ context.Context, _ provider.SchemaRequest, w *provider.S
 }
 
 // Configure implements provider.Provider.
-func (*google) Configure(ctx context.Context, r provider.ConfigureRequest, w *provider.ConfigureResponse) {
+func (g *google) Configure(_ context.Context, r provider.ConfigureRequest, w *provider.ConfigureResponse) {
 	v, err := read(r.Config.Raw)
 	if err != nil {
 		w.Diagnostics.AddError("Cannot configure", err.Error())
 		return
 	}
-	c := &cloud{project: v.text("project"), region: v.text("region"), made: &world{file: os.Getenv(WorldVariable)}}
+	c := &cloud{project: v.text("project"), region: v.text("region"), made: &world{file: g.world}}
 	w.ResourceData, w.DataSourceData = c, c
 }
 

@@ -65,7 +65,7 @@ func (o *object) Create(ctx context.Context, r resource.CreateRequest, w *resour
 		w.Diagnostics.AddError("Cannot create", err.Error())
 		return
 	}
-	if slices.Contains([]string{"google_project_service", "google_service_account", "google_kms_crypto_key_iam_member"}, o.spec.name) {
+	if strings.HasSuffix(o.spec.name, "_iam_member") || slices.Contains([]string{"google_project_service", "google_service_account", "google_container_cluster"}, o.spec.name) {
 		select {
 		case <-time.After(slow):
 		case <-ctx.Done():
@@ -139,7 +139,7 @@ func (o *object) needs(v values) []need {
 func accountPaths() []string {
 	return []string{
 		"member", "service_account", "template.0.service_account",
-		"push_config.0.oidc_token.0.service_account_email", "http_target.0.oidc_token.0.service_account_email",
+		"push_config.0.oidc_token.0.service_account_email",
 		"cluster_autoscaling.0.auto_provisioning_defaults.0.service_account",
 	}
 }

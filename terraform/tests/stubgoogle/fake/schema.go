@@ -40,19 +40,17 @@ func (b body) schema() (map[string]schema.Attribute, map[string]schema.Block) {
 func (f field) schema() schema.Attribute {
 	required, optional := f.mode == required, f.mode == optional || f.mode == optionalComputed
 	computed := f.mode == computed || f.mode == optionalComputed || f.standard != nil
-	switch t := f.typ.(type) {
-	case types.ListType:
-		return schema.ListAttribute{ElementType: t.ElemType, Required: required, Optional: optional, Computed: computed}
-	case types.SetType:
-		return schema.SetAttribute{ElementType: t.ElemType, Required: required, Optional: optional, Computed: computed}
-	case types.MapType:
-		a := schema.MapAttribute{ElementType: t.ElemType, Required: required, Optional: optional, Computed: computed}
+	switch f.typ {
+	case texts:
+		return schema.ListAttribute{ElementType: types.StringType, Required: required, Optional: optional, Computed: computed}
+	case bag:
+		return schema.SetAttribute{ElementType: types.StringType, Required: required, Optional: optional, Computed: computed}
+	case labels:
+		a := schema.MapAttribute{ElementType: types.StringType, Required: required, Optional: optional, Computed: computed}
 		if f.match != "" {
 			a.Validators = []validator.Map{labelForm{}}
 		}
 		return a
-	}
-	switch f.typ {
 	case flag:
 		return schema.BoolAttribute{Required: required, Optional: optional, Computed: computed, Default: boolDefault(f.standard)}
 	case number:

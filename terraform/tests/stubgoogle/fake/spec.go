@@ -2,9 +2,6 @@ package fake
 
 import (
 	"strings"
-
-	"github.com/hashicorp/terraform-plugin-framework/attr"
-	"github.com/hashicorp/terraform-plugin-framework/types"
 )
 
 // A spec is what is known of one resource or data type of the provider.
@@ -39,7 +36,7 @@ type body struct {
 // A field is an attribute.
 type field struct {
 	name     string
-	typ      attr.Type
+	typ      kind
 	mode     mode
 	oneOf    []string // allowed values; all if empty
 	match    string   // regular expression; anything if empty
@@ -64,21 +61,23 @@ type block struct {
 	body     body
 }
 
-// The types of attributes.
-var (
-	text   attr.Type = types.StringType
-	flag   attr.Type = types.BoolType
-	number attr.Type = types.Int64Type
-	float  attr.Type = types.Float64Type
-	texts  attr.Type = types.ListType{ElemType: types.StringType}
-	bag    attr.Type = types.SetType{ElemType: types.StringType}
-	labels attr.Type = types.MapType{ElemType: types.StringType}
+// A kind is the type of an attribute.
+type kind int
+
+const (
+	text kind = iota
+	flag
+	number
+	float
+	texts  // a list
+	bag    // a set of texts
+	labels // a map of texts
 )
 
-func req(name string, t attr.Type) field { return field{name: name, typ: t, mode: required} }
-func opt(name string, t attr.Type) field { return field{name: name, typ: t, mode: optional} }
-func out(name string, t attr.Type) field { return field{name: name, typ: t, mode: computed} }
-func may(name string, t attr.Type) field { return field{name: name, typ: t, mode: optionalComputed} }
+func req(name string, t kind) field { return field{name: name, typ: t, mode: required} }
+func opt(name string, t kind) field { return field{name: name, typ: t, mode: optional} }
+func out(name string, t kind) field { return field{name: name, typ: t, mode: computed} }
+func may(name string, t kind) field { return field{name: name, typ: t, mode: optionalComputed} }
 
 // one restricts an attribute to some values.
 func (f field) one(values ...string) field { f.oneOf = values; return f }

@@ -16,15 +16,6 @@ func projectTypes() []spec {
 			body: member(req("project", text)),
 		},
 		{
-			name: "google_project_iam_custom_role", id: "projects/{project}/roles/{role_id}",
-			set: map[string]string{"name": "projects/{project}/roles/{role_id}"},
-			body: of(
-				req("role_id", text).like(`^[a-zA-Z0-9_.]{3,64}$`), req("title", text), req("permissions", bag), project(),
-				opt("description", text), opt("stage", text).one("ALPHA", "BETA", "GA", "DEPRECATED", "DISABLED", "EAP"),
-				out("name", text), out("deleted", flag),
-			),
-		},
-		{
 			name: "google_kms_crypto_key_iam_member", id: "{crypto_key_id}/{role}/{member}",
 			body: member(req("crypto_key_id", text).like(`^projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+$`)),
 		},

@@ -24,26 +24,6 @@ func runTypes() []spec {
 			body: member(req("name", text), may("location", text), project()),
 		},
 		{
-			name: "google_cloud_scheduler_job", id: "projects/{project}/locations/{region}/jobs/{name}", api: "cloudscheduler.googleapis.com",
-			body: of(
-				req("name", text), may("region", text), project(), opt("description", text).like(`^.{0,500}$`),
-				opt("schedule", text).like(`^(\S+ ){4}\S+$`), opt("time_zone", text).or("Etc/UTC"), may("paused", flag), opt("attempt_deadline", text).like(duration), out("state", text),
-				maybe("retry_config", may("retry_count", number).in(0, 5), may("max_retry_duration", text).like(duration), may("min_backoff_duration", text).like(duration), may("max_backoff_duration", text).like(duration), may("max_doublings", number)),
-				maybe("pubsub_target", req("topic_name", text), opt("data", text), opt("attributes", labels)),
-				maybe("http_target",
-					req("uri", text).like(`^https?://`), opt("http_method", text).one("POST", "GET", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"), opt("body", text), may("headers", labels),
-					maybe("oidc_token", req("service_account_email", text), opt("audience", text)),
-					maybe("oauth_token", req("service_account_email", text), opt("scope", text)),
-				),
-			),
-			check: func(v values) error {
-				if len(v.list("pubsub_target"))+len(v.list("http_target")) != 1 {
-					return errors.New("either pubsub_target or http_target")
-				}
-				return nil
-			},
-		},
-		{
 			name: "google_eventarc_trigger", id: "projects/{project}/locations/{location}/triggers/{name}", api: "eventarc.googleapis.com",
 			body: of(
 				req("name", text), req("location", text), project(), ownLabels(), opt("service_account", text), opt("channel", text), may("event_data_content_type", text),

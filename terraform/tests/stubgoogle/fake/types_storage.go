@@ -100,7 +100,7 @@ func bucket() body {
 func checkBucket(v values) error {
 	for _, r := range v.list("lifecycle_rule") {
 		rule, _ := r.(map[string]any)
-		if len(values(rule).list("condition")) == 1 && len(values(rule).at("condition.0").(map[string]any)) == 0 {
+		if condition, ok := values(rule).at("condition.0").(map[string]any); ok && len(condition) == 0 {
 			return errors.New("lifecycle_rule: a condition without a condition")
 		}
 	}
