@@ -21,15 +21,15 @@ func runRequest() Request {
 	}
 }
 
-// TestParseRequest proves that an executor reads the same request from its JSON
+// TestParseOrder proves that an executor reads the same request from its JSON
 // and from the event that a JobSink mounts.
-func TestParseRequest(t *testing.T) {
+func TestParseOrder(t *testing.T) {
 	want := runRequest()
 	bare, err := json.Marshal(want)
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := RunEvent(want)
+	e, err := RunEvent(Order{Request: want, ResultURL: "https://kiln.example.com/r", ResultToken: "abc"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,15 +41,18 @@ func TestParseRequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, data := range map[string][]byte{"bare": bare, "event": structured} {
-		got, err := ParseRequest(data)
-		if err != nil || !reflect.DeepEqual(got, want) {
+		got, err := ParseOrder(data)
+		if err != nil || !reflect.DeepEqual(got.Request, want) {
 			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+		if withResult := name == "event"; withResult != (got.ResultURL == "https://kiln.example.com/r" && got.ResultToken == "abc") {
+			t.Errorf("%s: the result goes to %q with %q", name, got.ResultURL, got.ResultToken)
 		}
 	}
 }
 
-// TestParseRequestRefuses proves that what is no request is an error that says why.
-func TestParseRequestRefuses(t *testing.T) {
+// TestParseOrderRefuses proves that what is no request is an error that says why.
+func TestParseOrderRefuses(t *testing.T) {
 	for data, want := range map[string]string{
 		"":   "read request",
 		"[]": "read request",
@@ -57,15 +60,15 @@ func TestParseRequestRefuses(t *testing.T) {
 		`{"specversion":"1.0","type":"dev.kilnhook.build.finished.v1","data":{}}`: "not dev.kilnhook.build.run.v1",
 		`{"specversion":"1.0","type":"dev.kilnhook.build.run.v1"}`:                "read request",
 	} {
-		if _, err := ParseRequest([]byte(data)); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := ParseOrder([]byte(data)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", data, err)
 		}
 	}
 }
 
-// FuzzParseRequest proves that no bytes make ParseRequest panic or return a
+// FuzzParseOrder proves that no bytes make ParseOrder panic or return a
 // request that is not valid.
-func FuzzParseRequest(f *testing.F) {
+func FuzzParseOrder(f *testing.F) {
 	bare, err := json.Marshal(runRequest())
 	if err != nil {
 		f.Fatal(err)
@@ -73,8 +76,8 @@ func FuzzParseRequest(f *testing.F) {
 	f.Add(bare)
 	f.Add([]byte(`{"specversion":"1.0","type":"dev.kilnhook.build.run.v1","data":` + string(bare) + `}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if req, err := ParseRequest(data); err == nil && req.Validate() != nil {
-			t.Errorf("an invalid request was accepted: %+v", req)
+		if o, err := ParseOrder(data); err == nil && o.Request.Validate() != nil {
+			t.Errorf("an invalid request was accepted: %+v", o)
 		}
 	})
 }

@@ -58,7 +58,7 @@ type config struct {
 	extractRetry                           int
 
 	requestFile, terminationFile string
-	asked                        *events.Request // what the request file asks for; nil without one
+	asked                        *events.Order // what the request file asks for; nil without one
 	bucket                       string
 }
 

@@ -1,16 +1,19 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"os"
 	"slices"
 
 	"github.com/spf13/pflag"
 
 	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/executor/internal/source"
 )
 
 // Exit statuses of a build that a request asked for. What launched it decides
@@ -36,7 +39,7 @@ func (c *config) request(flags *pflag.FlagSet) error {
 		return nil
 	}
 	for _, name := range []string{
-		"context", "context-sub-path", "dockerfile", "target", "build-arg", "destination", "push-by-digest", "bucket", "git",
+		"context", "context-sub-path", "dockerfile", "target", "build-arg", "destination", "push-by-digest", "bucket", "git", "custom-platform",
 	} {
 		if flags.Changed(name) {
 			return fmt.Errorf("--request-file and --%s exclude each other: the request says it", name)
@@ -46,12 +49,13 @@ func (c *config) request(flags *pflag.FlagSet) error {
 	if err != nil {
 		return fmt.Errorf("read request: %w", err)
 	}
-	req, err := events.ParseRequest(data)
+	order, err := events.ParseOrder(data)
 	if err != nil {
 		return fmt.Errorf("%s: %w", c.requestFile, err)
 	}
-	c.asked = &req
-	c.context, c.subPath, c.target = req.Context, req.ContextSubPath, req.Target
+	c.asked = &order
+	req := order.Request
+	c.context, c.subPath, c.target, c.platform = req.Context, req.ContextSubPath, req.Target, req.Platform
 	if req.Dockerfile != "" {
 		c.dockerfile = req.Dockerfile
 	}
@@ -78,6 +82,22 @@ func requestStatus(res events.Result) int {
 		return statusBuildFailed
 	}
 	return statusWorldFailed
+}
+
+// putResult puts the result where the request wants it, at least once.
+func (s *session) putResult(ctx context.Context) error {
+	if s.c.asked == nil || s.c.asked.ResultURL == "" {
+		return nil
+	}
+	body, err := json.Marshal(s.res.Clean())
+	if err != nil {
+		return fmt.Errorf("put result: %w", err)
+	}
+	header := http.Header{"Content-Type": {"application/json"}, "Authorization": {"Bearer " + s.c.asked.ResultToken}}
+	if err := send(ctx, http.MethodPut, s.c.asked.ResultURL, header, body); err != nil {
+		return fmt.Errorf("put result to %s: %w", source.Redact(s.c.asked.ResultURL), err)
+	}
+	return nil
 }
 
 // writeTermination writes the result in the bytes that there are: what is long

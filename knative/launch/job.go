@@ -1,8 +1,11 @@
 package launch
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"strings"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -59,6 +62,7 @@ type Template struct {
 	Resources      corev1.ResourceRequirements
 	Disk           resource.Quantity // limit of the work directory; zero is none
 	Queue          string            // of Kueue: a LocalQueue; "" is none
+	AnyNode        bool              // a build for a platform runs on any node, not only on one of that platform
 	PullPolicy     corev1.PullPolicy
 	Timeout        time.Duration // of builds whose request has none; 0 is one hour
 	KeepFinished   time.Duration // how long finished Jobs are kept; 0 is one hour
@@ -87,12 +91,10 @@ func (t Template) Job(req events.Request, namespace string) (*batchv1.Job, error
 		labelManaged: managedBy, "app.kubernetes.io/name": "kiln-executor", "app.kubernetes.io/part-of": "kiln",
 		LabelBuild: req.BuildID, LabelTrigger: label(req.Trigger), LabelTenant: label(req.Tenant),
 	}
-	jobLabels := map[string]string{}
-	for k, v := range labels {
-		jobLabels[k] = v
-	}
+	jobLabels := maps.Clone(labels)
 	if t.Queue != "" {
 		jobLabels["kueue.x-k8s.io/queue-name"] = t.Queue
+		jobLabels["kueue.x-k8s.io/priority-class"] = cmp.Or(req.Priority, events.PriorityPush)
 	}
 	timeout := orDefault(req.Timeout, orDefault(t.Timeout, time.Hour))
 	return &batchv1.Job{
@@ -106,7 +108,7 @@ func (t Template) Job(req events.Request, namespace string) (*batchv1.Job, error
 			PodFailurePolicy:        failurePolicy(),
 			Template: corev1.PodTemplateSpec{
 				ObjectMeta: metav1.ObjectMeta{Labels: labels, Annotations: map[string]string{AnnotationRequest: string(raw)}},
-				Spec:       t.pod(),
+				Spec:       t.pod(req),
 			},
 		},
 	}, nil
@@ -136,20 +138,21 @@ func failurePolicy() *batchv1.PodFailurePolicy {
 // exitBuildFailed is the executor's status for a build that is itself at fault.
 const exitBuildFailed = 42
 
-func (t Template) pod() corev1.PodSpec {
-	volumes, mounts := t.volumes()
+func (t Template) pod(req events.Request) corev1.PodSpec {
+	volumes, mounts := t.volumes(req.Resources)
 	spec := corev1.PodSpec{
 		RestartPolicy:                 corev1.RestartPolicyNever,
 		AutomountServiceAccountToken:  ptr(false),
 		EnableServiceLinks:            ptr(false),
 		ServiceAccountName:            t.ServiceAccount,
 		TerminationGracePeriodSeconds: ptr(seconds(grace)),
+		NodeSelector:                  t.nodes(req.Platform),
 		Volumes:                       volumes,
 		Containers: []corev1.Container{{
 			Name: container, Image: t.Image, ImagePullPolicy: t.PullPolicy,
 			Args:         t.args(),
 			Env:          t.Env,
-			Resources:    t.Resources,
+			Resources:    t.resources(req.Resources),
 			VolumeMounts: mounts,
 			// What cannot be read of the executor's own message is the end of its log.
 			TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
@@ -157,6 +160,40 @@ func (t Template) pod() corev1.PodSpec {
 	}
 	t.secure(&spec)
 	return spec
+}
+
+// nodes selects the nodes on which a platform's programs run.
+func (t Template) nodes(platform string) map[string]string {
+	os, rest, ok := strings.Cut(platform, "/")
+	if !ok || t.AnyNode {
+		return nil
+	}
+	arch, _, _ := strings.Cut(rest, "/")
+	return map[string]string{corev1.LabelOSStable: os, corev1.LabelArchStable: arch}
+}
+
+// resources are the installation's but for what the build asks for: so much CPU
+// is set aside for it, and more memory it may not use.
+func (t Template) resources(want events.Resources) corev1.ResourceRequirements {
+	r := *t.Resources.DeepCopy()
+	set := func(list *corev1.ResourceList, name corev1.ResourceName, q *resource.Quantity) {
+		if *list == nil {
+			*list = corev1.ResourceList{}
+		}
+		(*list)[name] = *q
+	}
+	if want.CPUMillis > 0 {
+		set(&r.Requests, corev1.ResourceCPU, resource.NewMilliQuantity(want.CPUMillis, resource.DecimalSI))
+	}
+	if want.Memory > 0 {
+		set(&r.Requests, corev1.ResourceMemory, resource.NewQuantity(want.Memory, resource.BinarySI))
+		set(&r.Limits, corev1.ResourceMemory, resource.NewQuantity(want.Memory, resource.BinarySI))
+	}
+	if want.Disk > 0 {
+		set(&r.Requests, corev1.ResourceEphemeralStorage, resource.NewQuantity(want.Disk, resource.BinarySI))
+		set(&r.Limits, corev1.ResourceEphemeralStorage, resource.NewQuantity(want.Disk, resource.BinarySI))
+	}
+	return r
 }
 
 // args are the executor's.
@@ -200,9 +237,12 @@ func (t Template) secure(spec *corev1.PodSpec) {
 
 // volumes are the request, the work directory, and the credentials. The work
 // directory is on a volume: an overlay cannot lie on the container's own root.
-func (t Template) volumes() ([]corev1.Volume, []corev1.VolumeMount) {
+func (t Template) volumes(want events.Resources) ([]corev1.Volume, []corev1.VolumeMount) {
 	work := &corev1.EmptyDirVolumeSource{}
-	if !t.Disk.IsZero() {
+	switch {
+	case want.Disk > 0:
+		work.SizeLimit = resource.NewQuantity(want.Disk, resource.BinarySI)
+	case !t.Disk.IsZero():
 		work.SizeLimit = ptr(t.Disk)
 	}
 	volumes := []corev1.Volume{

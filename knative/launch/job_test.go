@@ -68,11 +68,11 @@ func TestJobCarriesRequest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := events.ParseRequest([]byte(job.Spec.Template.Annotations[AnnotationRequest]))
+	got, err := events.ParseOrder([]byte(job.Spec.Template.Annotations[AnnotationRequest]))
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, _ := json.Marshal(got)
+	a, _ := json.Marshal(got.Request)
 	b, _ := json.Marshal(request())
 	if string(a) != string(b) {
 		t.Errorf("got  %s\nwant %s", a, b)

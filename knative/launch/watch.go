@@ -173,11 +173,16 @@ func (w *watcher) wait(ctx context.Context, id string, job *batchv1.Job, pods []
 	if job.Status.StartTime != nil {
 		since = job.Status.StartTime.Time
 	}
-	if left := w.l.cfg.PendingTimeout - w.l.cfg.Now().Sub(since); left > 0 {
+	req, err := requestOf(job)
+	if err != nil {
+		return 0, err
+	}
+	limit := orDefault(req.PendingTimeout, w.l.cfg.PendingTimeout)
+	if left := limit - w.l.cfg.Now().Sub(since); left > 0 {
 		return left, nil
 	}
 	res := problem(events.ClassInfraStart, "not started",
-		fmt.Sprintf("the executor did not start within %s: %s", w.l.cfg.PendingTimeout, waiting(pods)))
+		fmt.Sprintf("the executor did not start within %s: %s", limit, waiting(pods)))
 	res.FinishedAt = w.l.cfg.Now().UTC()
 	return 0, w.finish(ctx, id, job, false, res)
 }
@@ -230,9 +235,9 @@ func (w *watcher) tellStarted(ctx context.Context, id string, job *batchv1.Job, 
 	if !ok || known || w.l.cfg.Started == nil {
 		return nil
 	}
-	var req events.Request
-	if err := json.Unmarshal([]byte(job.Spec.Template.Annotations[AnnotationRequest]), &req); err != nil {
-		return fmt.Errorf("read request of Job %s: %w", job.Name, err)
+	req, err := requestOf(job)
+	if err != nil {
+		return err
 	}
 	if err := w.l.cfg.Started(ctx, req, time.Unix(0, at)); err != nil {
 		return fmt.Errorf("announce start: %w", err)
@@ -241,4 +246,13 @@ func (w *watcher) tellStarted(ctx context.Context, id string, job *batchv1.Job, 
 	defer w.mu.Unlock()
 	w.told[id] = at
 	return nil
+}
+
+// requestOf reads the request that a Job carries.
+func requestOf(job *batchv1.Job) (events.Request, error) {
+	var req events.Request
+	if err := json.Unmarshal([]byte(job.Spec.Template.Annotations[AnnotationRequest]), &req); err != nil {
+		return events.Request{}, fmt.Errorf("read request of Job %s: %w", job.Name, err)
+	}
+	return req, nil
 }
