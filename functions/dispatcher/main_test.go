@@ -347,7 +347,7 @@ func TestConfigErrors(t *testing.T) {
 		"argument":            {nil, []string{"extra"}, `unexpected argument "extra"`},
 		"flag":                {nil, []string{"--colour"}, "colour"},
 		"log format":          {nil, []string{"--log-format", "xml"}, "xml"},
-		"parallel":            {nil, []string{"--parallel", "0"}, "must be positive"},
+		"parallel":            {nil, []string{"--max-parallel", "0"}, "must be positive"},
 		"secret file":         {nil, []string{"--github-secret-file", "/nonexistent"}, "read secret"},
 		"empty secret file":   {nil, []string{"--github-secret-file", write(t, "\n")}, "is empty"},
 		"gitlab secret":       {[]string{"KILN_GITLAB_SECRET=whsec_x"}, nil, "copy the whole signing token"},
