@@ -186,7 +186,7 @@ func TestLedgerPrefixes(t *testing.T) {
 	if len(known) < 7 {
 		t.Fatalf("functions/record lists %v only", known)
 	}
-	kept := []string{"open/", "refs/", "objs/", "tags/"}
+	kept := []string{"open/", "refs/", "objs/", "tags/", "based/", "bases/", "later/", "rates/", "times/", "heads/", "statuses/", "outcomes/"}
 	var want []string
 	for _, p := range known {
 		if !slices.Contains(kept, p) {
