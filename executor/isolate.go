@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -145,6 +146,18 @@ func newWorkDir(c *config, lookup func(string) (string, bool)) (string, error) {
 		errs = append(errs, err)
 	}
 	return "", fmt.Errorf("make work directory (choose one with --work-dir): %w", errors.Join(errs...))
+}
+
+// maxStages is how many stages are built at once at most.
+const maxStages = 4
+
+// parallelStages is how many stages may be built at once: in place there is one
+// root only.
+func parallelStages(iso isolation) int {
+	if iso.mode != sandbox.Overlay {
+		return 1
+	}
+	return min(max(runtime.NumCPU(), 2), maxStages) // a stage often waits for others
 }
 
 // workspaceFor is a workspace and how it is given up.
