@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/kilnhook/kiln/executor/internal/access"
 	"github.com/kilnhook/kiln/executor/internal/build"
 	"github.com/kilnhook/kiln/executor/internal/sandbox"
 	"github.com/kilnhook/kiln/executor/internal/workspace"
@@ -58,6 +60,11 @@ func isolate(ctx context.Context, c *config, p process, workDir string) (isolati
 	}
 	if !c.force && !inContainer(p.lookup) {
 		return isolation{}, inPlaceRefused(why)
+	}
+	// The files of the certificate authorities may be gone when the first
+	// registry is asked: Go reads them once, and that is now.
+	if _, err := x509.SystemCertPool(); err != nil {
+		return isolation{}, fmt.Errorf("read certificate authorities: %w", err)
 	}
 	return isolation{mode: sandbox.InPlace, why: why}, errors.Join(sandbox.Undumpable(), sandbox.BecomeSubreaper())
 }
@@ -115,6 +122,11 @@ func newWorkDir(c *config, lookup func(string) (string, bool)) (string, error) {
 			return "", fmt.Errorf("make work directory: %w", err)
 		}
 		return os.MkdirTemp(abs, "build-*")
+	}
+	if c.registry.KanikoDir != access.DefaultKanikoDir {
+		if err := os.MkdirAll(c.registry.KanikoDir, 0o755); err != nil {
+			return "", fmt.Errorf("make the directory of --kaniko-dir: %w", err)
+		}
 	}
 	places := []string{c.registry.KanikoDir, "/var/tmp", os.TempDir()}
 	if dir, ok := lookup("TMPDIR"); ok && dir != "" {
@@ -178,6 +190,9 @@ func newWorkspace(c *config, iso isolation, dir string, own []string, r workspac
 	}
 	if exe, err := os.Executable(); err == nil {
 		leave = append(leave, exe)
+		if filepath.Dir(exe) == access.DefaultKanikoDir { // whatever --kaniko-dir says
+			leave = append(leave, access.DefaultKanikoDir)
+		}
 	}
 	w, err := workspace.NewInPlace("/", dir, leave, r)
 	if err != nil {
