@@ -32,6 +32,23 @@
 //	crlf PATH            (every line of the file ends in CR LF)
 //	bom PATH             (the file begins with a byte order mark)
 //	archive PATH DIR     (compressed as the suffix of PATH says; DIR is removed)
+//	socket PATH          sparse SIZE PATH      touch TIME PATH
+//	rename OLD NEW       truncate SIZE PATH    gzip PATH TEXT
+//	entry ARCHIVE TYPE MODE UID:GID NAME [DATA]
+//	                     (adds a file to a tar archive: TYPE is file, dir, symlink,
+//	                     hardlink, fifo, char or block; DATA is its content, what it
+//	                     links to or MAJOR,MINOR)
+//
+// What builds fetch is served at "//ORIGIN", in files and in values, and what
+// they are given besides files:
+//
+//	serve DIR            (its files are at http://ORIGIN/; DIR is removed)
+//	header PATH NAME: VALUE    (of the answer; of the name Status its code)
+//	redirect PATH URL
+//	commit REPO BRANCH DIR     (DIR is the next commit at http://ORIGIN/REPO.git and is removed)
+//	tag REPO BRANCH TAG [annotated]
+//	oci-layout NAME IMAGE      (the named context NAME is an OCI image layout of library/IMAGE)
+//	agent ID                   (an ssh agent with one key)
 //
 // What is expected, where it is not three equal images:
 //

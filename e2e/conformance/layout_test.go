@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kilnhook/kiln/e2e/internal/lab"
+	"github.com/kilnhook/kiln/e2e/internal/origin"
 )
 
 // layout is a case on disk, ready to be built.
@@ -22,6 +24,11 @@ type layout struct {
 	contexts string            // directory of the further contexts
 	secrets  string            // directory
 	known    *strings.Replacer // of what "$" and a name stand for
+
+	origin   *origin.Server        // nil if the case fetches nothing
+	agents   []io.Closer           // of ssh
+	archives map[string][]archived // made by "entry", by name
+	late     []func() error        // what is left to do once files have their times
 }
 
 // layOut writes the context of a case to directories below dir, which is empty.
@@ -29,12 +36,15 @@ func (c *testCase) layOut(dir string, known *strings.Replacer) (*layout, error) 
 	l := &layout{contexts: filepath.Join(dir, "contexts"), secrets: filepath.Join(dir, "secrets"), known: known}
 	l.build = lab.Build{
 		Context: filepath.Join(dir, "context"), Args: map[string]string{}, Labels: map[string]string{},
-		Secrets: map[string]string{}, SSH: map[string]string{}, Contexts: map[string]string{},
+		Secrets: map[string]string{}, SSH: map[string]string{}, Contexts: map[string]string{}, Layouts: map[string]string{},
 	}
 	for _, d := range []string{l.build.Context, l.contexts, l.secrets} {
 		if err := os.Mkdir(d, 0o755); err != nil {
 			return nil, err
 		}
+	}
+	if err := l.startOrigin(c); err != nil {
+		return nil, err
 	}
 	for _, f := range c.archive.Files {
 		path := filepath.Join(l.build.Context, filepath.FromSlash(f.Name))
@@ -47,7 +57,7 @@ func (c *testCase) layOut(dir string, known *strings.Replacer) (*layout, error) 
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return nil, err
 		}
-		if err := os.WriteFile(path, f.Data, 0o644); err != nil {
+		if err := os.WriteFile(path, l.withOrigin(f.Data), 0o644); err != nil {
 			return nil, err
 		}
 	}
@@ -56,12 +66,16 @@ func (c *testCase) layOut(dir string, known *strings.Replacer) (*layout, error) 
 			return nil, fmt.Errorf("%s: %w", d.line, err)
 		}
 	}
-	return l, errors.Join(lab.Settle(l.build.Context), lab.Settle(l.contexts))
+	errs := []error{lab.SettleAt(l.build.Context, c.time()), lab.SettleAt(l.contexts, c.time())}
+	for _, f := range l.late {
+		errs = append(errs, f())
+	}
+	return l, errors.Join(errs...)
 }
 
 // carryOut carries out one directive.
 func (l *layout) carryOut(d directive) error {
-	key, value, isPair := strings.Cut(l.known.Replace(d.rest), "=")
+	key, value, isPair := strings.Cut(l.filled(d.rest), "=")
 	first, second, two := strings.Cut(d.rest, " ")
 	switch {
 	case d.word == "arg" && isPair:
@@ -75,7 +89,7 @@ func (l *layout) carryOut(d directive) error {
 	case d.word == "file":
 		l.build.Dockerfile = d.rest
 	case d.word == "flag":
-		l.build.Flags = append(l.build.Flags, l.known.Replace(d.rest))
+		l.build.Flags = append(l.build.Flags, l.filled(d.rest))
 	case d.word == "env" && isPair:
 		l.build.Env = append(l.build.Env, key+"="+value)
 	case d.word == "base" && two:
@@ -89,6 +103,9 @@ func (l *layout) carryOut(d directive) error {
 		}
 		l.build.Contexts[key] = value
 	default:
+		if known, err := l.offer(d); known || err != nil {
+			return err
+		}
 		return l.change(d)
 	}
 	return nil
@@ -120,6 +137,9 @@ func (l *layout) change(d directive) error {
 		}
 		return os.Lchown(l.path(second), uid, gid)
 	case d.word == "symlink" && two:
+		if err := os.MkdirAll(filepath.Dir(l.path(first)), 0o755); err != nil {
+			return err
+		}
 		return os.Symlink(second, l.path(first))
 	case d.word == "hardlink" && two:
 		return os.Link(l.path(second), l.path(first))
@@ -132,7 +152,11 @@ func (l *layout) change(d directive) error {
 	case d.word == "bom":
 		return rewrite(l.path(d.rest), func(b []byte) []byte { return append([]byte("\xef\xbb\xbf"), b...) })
 	}
-	return errors.New("unknown directive")
+	late, err := l.oddity(d)
+	if late != nil {
+		l.late = append(l.late, late)
+	}
+	return err
 }
 
 func rewrite(path string, f func([]byte) []byte) error {

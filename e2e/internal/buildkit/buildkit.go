@@ -113,6 +113,7 @@ type Request struct {
 	SSH        map[string]string // sockets of ssh agents by id
 	Platform   string            // "os/arch"; this machine's if empty
 	Contexts   map[string]string // named contexts: an absolute directory, or what BuildKit takes
+	Layouts    map[string]string // named contexts that are OCI image layouts with one image: directories
 	Cached     bool              // use what earlier builds left in the cache
 }
 
@@ -130,9 +131,13 @@ func (d *Daemon) Build(ctx context.Context, r Request) (b Built, err error) {
 		return Built{}, fmt.Errorf("build %s: %w", r.Ref, err)
 	}
 	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
+	args, err := r.layouts()
+	if err != nil {
+		return Built{}, fmt.Errorf("build %s: %w", r.Ref, err)
+	}
 	said := new(status)
-	args := append([]string{"--addr", d.address}, r.arguments()...)
-	cmd := exec.CommandContext(ctx, d.options.Binaries.Client, append(args, "--metadata-file", f.Name())...)
+	args = slices.Concat([]string{"--addr", d.address}, r.arguments(), args, []string{"--metadata-file", f.Name()})
+	cmd := exec.CommandContext(ctx, d.options.Binaries.Client, args...)
 	cmd.Stdout, cmd.Stderr = said, said
 	if err := cmd.Run(); err != nil {
 		return Built{}, said.failure(r.Ref, err)
@@ -213,4 +218,33 @@ func removeAll(dir string) error {
 		errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
 	}
 	return errors.Join(errs...)
+}
+
+// layouts are the arguments for named contexts that are image layouts.
+func (r Request) layouts() ([]string, error) {
+	var args []string
+	for _, k := range slices.Sorted(maps.Keys(r.Layouts)) {
+		digest, err := layoutDigest(r.Layouts[k])
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, "--oci-layout", k+"="+r.Layouts[k], "--opt", "context:"+k+"=oci-layout://"+k+"@"+digest)
+	}
+	return args, nil
+}
+
+// layoutDigest returns the digest of the only image of an OCI image layout.
+func layoutDigest(dir string) (string, error) {
+	raw, err := os.ReadFile(filepath.Join(dir, "index.json"))
+	if err != nil {
+		return "", err
+	}
+	var index struct{ Manifests []struct{ Digest string } }
+	if err := json.Unmarshal(raw, &index); err != nil {
+		return "", fmt.Errorf("parse %s/index.json: %w", dir, err)
+	}
+	if len(index.Manifests) != 1 {
+		return "", fmt.Errorf("%s/index.json has %d images, not one", dir, len(index.Manifests))
+	}
+	return index.Manifests[0].Digest, nil
 }

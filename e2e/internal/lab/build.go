@@ -30,6 +30,7 @@ type Build struct {
 	Secrets      map[string]string // paths of files by id
 	SSH          map[string]string // sockets of agents by id
 	Contexts     map[string]string // named contexts: an absolute directory, or what both builders take
+	Layouts      map[string]string // named contexts that are OCI image layouts: directories, the image tagged "latest"
 	Flags        []string          // further flags of the executor
 	Binds        []container.Bind  // further files that the executor sees in a container
 	Env          []string          // further environment of the executor
@@ -53,7 +54,7 @@ func (l *Lab) BuildKit(ctx context.Context, name string, b Build) (Outcome, erro
 	built, err := l.buildkit.Build(ctx, buildkit.Request{
 		Context: b.Context, Dockerfile: b.Dockerfile, Ref: l.Host + "/" + name + ":latest",
 		Target: b.Target, Args: b.Args, Labels: b.Labels, Secrets: b.Secrets, SSH: b.SSH,
-		Platform: b.Platform, Contexts: b.Contexts, Cached: true,
+		Platform: b.Platform, Contexts: b.Contexts, Layouts: b.Layouts, Cached: true,
 	})
 	if err != nil {
 		return Outcome{}, err
@@ -74,6 +75,9 @@ func (l *Lab) Overlay(t testing.TB, name string, b Build) (Outcome, error) {
 	}
 	for name, where := range b.Contexts {
 		args = append(args, "--build-context="+name+"="+where)
+	}
+	for name, dir := range b.Layouts {
+		args = append(args, "--build-context="+name+"=oci-layout://"+dir+":latest")
 	}
 	var stderr bytes.Buffer
 	cmd := exec.CommandContext(t.Context(), l.Executor, args...)
@@ -109,6 +113,9 @@ func (l *Lab) InPlace(t testing.TB, name string, b Build) (Outcome, error) {
 			where = bind(where, "/kaniko/contexts/"+name)
 		}
 		args = append(args, "--build-context="+name+"="+where)
+	}
+	for name, dir := range b.Layouts {
+		args = append(args, "--build-context="+name+"=oci-layout://"+bind(dir, "/kaniko/contexts/"+name)+":latest")
 	}
 	var text bytes.Buffer
 	var err error

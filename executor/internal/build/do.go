@@ -51,6 +51,9 @@ func (b *builder) files(src plan.Source) Files {
 
 // from returns the tree that a COPY --from or a mount reads.
 func (s *stage) from(ctx context.Context, src plan.Source) (rootfs.FS, error) {
+	if src.IsScratch() {
+		return rootfs.NewMem(), nil
+	}
 	if src.Stage != nil {
 		v := s.stages[*src.Stage].view
 		if v == nil {

@@ -60,7 +60,6 @@ func TestErrors(t *testing.T) {
 		{"from itself in a stage that is not needed", "FROM a AS x\nCOPY --from=0 a b\nFROM a", "Dockerfile:2: COPY --from=0 a b: a stage cannot copy from itself: --from=0"},
 		{"from number", "FROM a\nCOPY --from=7 a b", "Dockerfile:2: COPY --from=7 a b: there is no stage 7: the stages are 0 to 0"},
 		{"from variable", "FROM a\nCOPY --from=$X a b", `Dockerfile:2: COPY --from=$X a b: --from takes no variable: name a stage with "FROM $VAR AS name" and copy from that`},
-		{"from scratch", "FROM a\nCOPY --from=scratch a b", "Dockerfile:2: COPY --from=scratch a b: there is nothing to copy from scratch"},
 		{"from bad name", "FROM a\nCOPY --from=A_ a b", "Dockerfile:2: COPY --from=A_ a b: --from=A_ is neither a stage nor an image name: invalid reference format: repository name (library/A_) must be lowercase"},
 		{"from missing image", "FROM a\nCOPY --from=missing a b", "Dockerfile:2: COPY --from=missing a b: no such image"},
 		{"missing image", "FROM a AS x\nFROM missing:1\nCOPY --from=x a b", "Dockerfile:2: FROM missing:1: no such image"},

@@ -68,7 +68,19 @@ func mountProc(s spec) error {
 
 func mountSys(s spec) error {
 	target := filepath.Join(s.Root, "sys")
-	if err := bind("/sys", target); err != nil {
+	fresh := false
+	if s.NoNetwork {
+		// What /sys shows of networks is that of whoever mounts it. In a
+		// container that hides parts of /sys that is not allowed.
+		fresh = unix.Mount("sysfs", target, "sysfs", quiet, "") == nil
+	}
+	if fresh {
+		if _, err := os.Stat("/sys/fs/cgroup"); err == nil {
+			if err := bind("/sys/fs/cgroup", filepath.Join(target, "fs/cgroup")); err != nil {
+				return err
+			}
+		}
+	} else if err := bind("/sys", target); err != nil {
 		return err
 	}
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}
