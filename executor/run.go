@@ -104,7 +104,12 @@ func (s *session) plan(ctx context.Context, src *source.Context, images *images)
 	if err != nil {
 		return nil, nil, fault(events.ClassBuild, err)
 	}
-	file, err := dockerfile.Parse(name, content)
+	args, err := s.c.arguments(s.p.lookup)
+	if err != nil {
+		return nil, nil, fault(events.ClassConfig, err)
+	}
+	form := dockerfile.Options{Check: args["BUILDKIT_DOCKERFILE_CHECK"], Syntax: args["BUILDKIT_SYNTAX"]}
+	file, err := form.Parse(name, content)
 	if err != nil {
 		return nil, nil, fault(events.ClassBuild, err)
 	}
@@ -112,10 +117,6 @@ func (s *session) plan(ctx context.Context, src *source.Context, images *images)
 	ignore, err := s.readIgnore(src.Dir, name)
 	if err != nil {
 		return nil, nil, fault(events.ClassBuild, err)
-	}
-	args, err := s.c.arguments(s.p.lookup)
-	if err != nil {
-		return nil, nil, fault(events.ClassConfig, err)
 	}
 	opt := plan.Options{Target: s.c.target, Args: args, Labels: s.c.labelMap(), Ignore: ignore, AllStages: s.c.checkOnly && s.c.target == ""}
 	if opt.Contexts, err = s.c.namedContexts(); err != nil {

@@ -148,6 +148,9 @@ func (st *stageState) mount(in *instructions.Mount, from *source, sockets int) (
 	case MountCache:
 		m.Source, m.From = rootfs.Clean(in.Source), planned(from)
 		m.cache(in)
+		if ns := st.b.opt.Args["BUILDKIT_CACHE_MOUNT_NS"]; ns != "" {
+			m.ID = ns + "/" + m.ID
+		}
 	default:
 		return m, errors.New("it is not supported yet")
 	}
