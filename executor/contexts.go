@@ -105,6 +105,9 @@ func (s *session) fetchContext(ctx context.Context, n int, name string, out *con
 		return err
 	}
 	opt.SubPath, opt.Stdin, opt.GitBranch = "", nil, ""
+	if opt, err = s.withLogin(opt, where); err != nil {
+		return err
+	}
 	var src *source.Context
 	err = s.phase("fetch-"+name, "[context "+name+"] load "+source.Redact(where), progress.PhaseLoad, func(told func(done, total int64)) error {
 		opt.Progress = told
@@ -113,9 +116,9 @@ func (s *session) fetchContext(ctx context.Context, n int, name string, out *con
 		case err != nil && !strings.HasPrefix(where, "git://"):
 			return err
 		case err == nil && repo != nil:
-			src, err = source.FetchRepository(ctx, repository(*repo), s.withCredentials(opt, repo.URL))
+			src, err = source.FetchRepository(ctx, repository(*repo), opt)
 		default:
-			src, err = source.Fetch(ctx, where, s.withCredentials(opt, where))
+			src, err = source.Fetch(ctx, where, opt)
 		}
 		return err
 	})
@@ -139,15 +142,6 @@ func (s *session) fetchContext(ctx context.Context, n int, name string, out *con
 	return nil
 }
 
-// withCredentials leaves the credentials for Git in opt only if they are meant
-// for the host of the URL: that of the build context.
-func (s *session) withCredentials(opt source.Options, rawURL string) source.Options {
-	if source.Host(rawURL) != source.Host(s.c.context) {
-		opt.GitToken, opt.GitUsername, opt.GitPassword = "", "", ""
-	}
-	return opt
-}
-
 func repository(r plan.Repo) source.Repository {
 	return source.Repository{URL: r.URL, Ref: r.Ref, Commit: r.Commit, Subdir: r.Subdir, Submodules: r.Submodules, KeepGitDir: r.KeepGitDir}
 }
@@ -158,7 +152,10 @@ func (s *session) fetchRepo(ctx context.Context, r plan.Repo) (step.Repo, error)
 	if err != nil {
 		return step.Repo{}, err
 	}
-	src, err := source.FetchRepository(ctx, repository(r), s.withCredentials(opt, r.URL))
+	if opt, err = s.withLogin(opt, r.URL); err != nil {
+		return step.Repo{}, err
+	}
+	src, err := source.FetchRepository(ctx, repository(r), opt)
 	if err != nil {
 		return step.Repo{}, err
 	}
