@@ -111,11 +111,11 @@ func (l *Lab) pushBases(ctx context.Context, dir cache.Dir, program string) erro
 	if err != nil {
 		return err
 	}
-	odd, err := baseimage.Odd(debian)
+	busybox, boxes, err := baseimage.Busybox(ctx, program)
 	if err != nil {
 		return err
 	}
-	busybox, boxes, err := baseimage.Busybox(ctx, program)
+	odd, err := baseimage.Odd(boxes[0])
 	if err != nil {
 		return err
 	}
