@@ -83,7 +83,7 @@ func quickDir(t testing.TB) func(name string) string {
 	if err := unix.Statfs(memory, &fs); err != nil || fs.Type != unix.TMPFS_MAGIC || fs.Bavail*uint64(fs.Bsize) < roomNeeded {
 		return func(string) string { return t.TempDir() }
 	}
-	dir, err := os.MkdirTemp(memory, "kiln-")
+	dir, err := os.MkdirTemp(memory, "kiln-") //nolint:usetesting // where t.TempDir is not
 	check(t, err)
 	t.Cleanup(func() { check(t, os.RemoveAll(dir)) })
 	return func(name string) string {
