@@ -39,7 +39,7 @@ func (s *session) downloadLogin(u *url.URL) string {
 // only for the context's own host.
 func (s *session) withLogin(opt source.Options, rawURL string) (source.Options, error) {
 	host := source.Host(rawURL)
-	if host != source.Host(s.c.context) {
+	if host == "" || host != source.Host(s.c.context) {
 		opt.GitToken, opt.GitUsername, opt.GitPassword = "", "", ""
 	}
 	for _, suffix := range []string{"." + host, ""} {
