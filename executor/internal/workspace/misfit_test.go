@@ -2,12 +2,14 @@ package workspace
 
 import (
 	"errors"
+	"io/fs"
 	"slices"
 	"strings"
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/kilnhook/kiln/e2e/need"
 	"github.com/kilnhook/kiln/executor/internal/nstest"
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
 )
@@ -104,5 +106,35 @@ func TestKeepOfTheImageOnly(t *testing.T) {
 		if below, err := tree.List("var"); err == nil && slices.Contains(below, "run") {
 			t.Errorf("%q: kept var/run", c.files)
 		}
+	}
+}
+
+// In place a step makes such a directory anew, whoever it belongs to.
+func TestMakeWhatIsThereForAMount(t *testing.T) {
+	need.Root(t)
+	w, _ := inPlace(t)
+	for _, owner := range []int{5, 0} { // the second stage must not see what the first did
+		r, err := w.Begin(t.Context(), Ground{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e, err := r.FS().Lstat("var"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("/var is there: %+v, %v", e, err)
+		}
+		if names, err := r.FS().List("."); err != nil || slices.Contains(names, "var") {
+			t.Errorf("the root has %q, %v", names, err)
+		}
+		if err := r.FS().Put(rootfs.Entry{Name: "var", Mode: fs.ModeDir | 0o750, UID: owner, GID: owner}, nil); err != nil {
+			t.Fatal(err)
+		}
+		e, err := r.FS().Lstat("var")
+		if err != nil || e.UID != owner || e.Mode.Perm() != 0o750 {
+			t.Errorf("/var is %+v, %v", e, err)
+		}
+		k, changes := commit(t, r)
+		if changes != "var" {
+			t.Errorf("the layer has %q", changes)
+		}
+		k.Release()
 	}
 }
