@@ -130,6 +130,9 @@ func (s *session) fetchURL(ctx context.Context, url string) (io.ReadCloser, step
 	if err != nil {
 		return nil, step.URLInfo{}, fmt.Errorf("fetch %s: %w", source.Redact(url), err)
 	}
+	if login := s.downloadLogin(req.URL); login != "" {
+		req.Header.Set("Authorization", login)
+	}
 	client := &http.Client{Transport: transport.New(transport.Options{Proxy: http.ProxyFromEnvironment, UserAgent: userAgent()})}
 	resp, err := client.Do(req)
 	if err != nil {
