@@ -38,7 +38,7 @@ var only = map[string]string{
 	module + "functions":                                    "",
 	module + "infra":                                        "",
 	"log":                                                   "",
-	"log/slog":                                              "source cache registry",
+	"log/slog":                                              "source cache registry store",
 	"github.com/sirupsen/":                                  "",
 }
 

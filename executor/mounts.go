@@ -59,9 +59,9 @@ func (s *session) mounts() (build.Mounts, error) {
 // ownPaths are the executor's own files that an in-place build leaves alone.
 func (s *session) ownPaths() []string {
 	var out []string
-	if s.c.cacheMountDir != "" {
-		if dir, err := filepath.Abs(s.c.cacheMountDir); err == nil {
-			out = append(out, dir)
+	for _, dir := range []string{s.c.cacheMountDir, s.c.storeDir} {
+		if abs, err := filepath.Abs(dir); err == nil && dir != "" {
+			out = append(out, abs)
 		}
 	}
 	for _, path := range s.given.Agents {

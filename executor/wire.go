@@ -18,6 +18,7 @@ import (
 	"github.com/kilnhook/kiln/executor/internal/registry"
 	"github.com/kilnhook/kiln/executor/internal/source"
 	"github.com/kilnhook/kiln/executor/internal/step"
+	"github.com/kilnhook/kiln/executor/internal/store"
 	"github.com/kilnhook/kiln/executor/internal/transport"
 )
 
@@ -212,21 +213,37 @@ func (s *session) archiveTags() []string {
 	return s.c.destinations
 }
 
+// layerCache remembers what steps made, and indexes of other layers.
+type layerCache interface {
+	build.Cache
+	store.Remote
+}
+
 // readOnly is a cache that nothing is stored in.
-type readOnly struct{ build.Cache }
+type readOnly struct{ layerCache }
 
 func (readOnly) Put(context.Context, cache.Key, v1.Layer, cache.Meta) error { return nil }
+func (readOnly) PutIndex(context.Context, v1.Hash, []byte) error            { return nil }
 
 // newCache opens the layer cache.
-func (s *session) newCache(client *registry.Client) (build.Cache, error) {
+func (s *session) newCache(client *registry.Client) (layerCache, error) {
 	c, err := s.openCache(client)
 	if err == nil && s.c.noPushCache {
-		c = readOnly{c}
+		return readOnly{c}, nil
 	}
 	return c, err
 }
 
-func (s *session) openCache(client *registry.Client) (build.Cache, error) {
+// storeDir is the directory of what this build has in common with others on this
+// machine, or one of its own.
+func (s *session) storeDir() string {
+	if s.c.storeDir != "" {
+		return s.c.storeDir
+	}
+	return filepath.Join(s.workDir, "store")
+}
+
+func (s *session) openCache(client *registry.Client) (*cache.Cache, error) {
 	opt := cache.Options{TTL: s.c.cacheTTL, Now: s.p.now, Log: s.log}
 	repo := s.c.cacheRepo
 	if dir, ok := strings.CutPrefix(repo, "oci:"); ok {
