@@ -38,19 +38,19 @@ func (s *session) build(ctx context.Context) error {
 	if err != nil {
 		return fault(events.ClassConfig, err)
 	}
-	push, err := s.preparePush(ctx, client)
+	push, checked, err := s.preparePush(ctx, client)
 	if err != nil {
 		return fault(events.ClassPush, err)
 	}
 	src, err := s.fetch(ctx)
 	if err != nil {
-		return fault(events.ClassSource, err)
+		return errors.Join(checked(), fault(events.ClassSource, err))
 	}
 	defer src.Close()
 	s.source = src.Revision
 	images := &images{client: client, found: map[v1.Hash]v1.Image{}}
 	p, ignore, err := s.plan(ctx, src, images)
-	if err != nil {
+	if err := errors.Join(checked(), err); err != nil {
 		return err
 	}
 	if s.c.dryRun {

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/executor/internal/build"
@@ -92,19 +93,26 @@ func parseMaps(values []string) (map[string][]string, error) {
 	return out, nil
 }
 
-// preparePush returns nil if nothing is to be pushed.
-func (s *session) preparePush(ctx context.Context, client *registry.Client) (*registry.Push, error) {
+// preparePush returns nil if nothing is to be pushed. Whether the destinations may
+// be pushed to is found out in the background: checked waits for it.
+func (s *session) preparePush(ctx context.Context, client *registry.Client) (push *registry.Push, checked func() error, err error) {
+	checked = func() error { return nil }
 	if s.c.noPush || s.c.dryRun {
-		return nil, nil
+		return nil, checked, nil
 	}
-	if !s.c.skipPushCheck {
-		for _, d := range s.c.destinations {
-			if err := client.CheckPush(ctx, d); err != nil {
-				return nil, fmt.Errorf("checking push permissions: %w", err)
-			}
+	if push, err = client.Push(s.c.destinations...); err != nil || s.c.skipPushCheck {
+		return push, checked, err
+	}
+	var group errgroup.Group
+	for _, d := range s.c.destinations {
+		group.Go(func() error { return client.CheckPush(ctx, d) })
+	}
+	return push, func() error {
+		if err := group.Wait(); err != nil {
+			return fault(events.ClassPush, fmt.Errorf("checking push permissions: %w", err))
 		}
-	}
-	return client.Push(s.c.destinations...)
+		return nil
+	}, nil
 }
 
 // sourceOptions says how the context is fetched.

@@ -32,7 +32,7 @@ type Options struct {
 	TTL time.Duration
 	// Now is the clock that entries are judged by.
 	Now func() time.Time
-	// Parallel is how many keys Probe looks up at once; 0: 16.
+	// Parallel is how many keys Probe looks up at once; 0: 32.
 	Parallel int
 	// Log takes warnings; nil: none.
 	Log *slog.Logger
@@ -96,7 +96,7 @@ type Cache struct {
 
 func newCache(s store, opt Options) *Cache {
 	if opt.Parallel == 0 {
-		opt.Parallel = 16
+		opt.Parallel = 32
 	}
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
