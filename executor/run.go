@@ -204,6 +204,7 @@ func (s *session) extraction(kept *store.Store) workspace.Report {
 			s.sink.Send(progress.Event{Time: s.p.now(), Kind: progress.KindBytes, Name: name, Phase: progress.PhaseExtract, Current: done, Total: total})
 		},
 		Note: func(text string) { s.note("%s", text) }, Retries: s.c.extractRetry, Index: kept.Record,
+		Spool: filepath.Join(s.workDir, "layers"),
 	}
 	if s.c.storeDir != "" {
 		r.Image = kept.Image

@@ -85,6 +85,8 @@ type Report struct {
 	Bytes   func(name string, done, total int64)
 	Note    func(text string)
 	Retries int
+	// Spool is the directory for layers that are fetched ahead.
+	Spool string
 
 	// Image, if set, returns a directory with an image's files; extract makes and
 	// fills one that is not there.
@@ -112,6 +114,8 @@ func (r Report) indexed(ctx context.Context, l v1.Layer, extract func(index io.W
 
 // extract applies the layers of an image, from the bottom up.
 func extract(ctx context.Context, fsys rootfs.FS, layers []v1.Layer, first bool, opt layer.ApplyOptions, r Report) error {
+	layers, stop := layer.FetchAhead(ctx, r.Spool, layers)
+	defer stop()
 	lost := 0
 	opt.Lost = func(name string, err error) {
 		if lost++; lost <= 3 {
