@@ -188,7 +188,7 @@ func (s *stage) ground(ctx context.Context, n int) error {
 // process of an operation from the n-th on, by one of a stage that is built on
 // this one, or by a mount. What is copied is fetched by itself.
 func (s *stage) onDisk(n int) bool {
-	if s.use.shown {
+	if s.use.shown || s.Materialize && s.isTarget() {
 		return true
 	}
 	for i := n; i < len(s.operations); i++ {
@@ -340,6 +340,11 @@ func (s *stage) included(changes []snapshot.Change) []snapshot.Change {
 func (s *stage) finish(ctx context.Context) error {
 	if s.SingleLayer && s.isTarget() && s.owed {
 		if err := s.squash(ctx); err != nil {
+			return err
+		}
+	}
+	if s.Materialize && s.isTarget() {
+		if err := s.ground(ctx, len(s.operations)); err != nil {
 			return err
 		}
 	}

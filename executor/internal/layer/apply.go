@@ -211,6 +211,11 @@ func (a *applier) put(e rootfs.Entry, content io.Reader) error {
 		return err
 	}
 	switch {
+	case e.Hard:
+		// Its content went by under the file's first name.
+		if p, perr := snapshot.PrintFile(a.fsys, e.Name); perr == nil {
+			a.opt.Learn(e.Name, p, e.Xattrs)
+		}
 	case content != nil:
 		a.opt.Learn(e.Name, a.printer.Print(), e.Xattrs)
 	case e.Mode&fs.ModeSymlink != 0:
