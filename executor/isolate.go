@@ -151,13 +151,21 @@ func newWorkDir(c *config, lookup func(string) (string, bool)) (string, error) {
 // maxStages is how many stages are built at once at most.
 const maxStages = 4
 
-// parallelStages is how many stages may be built at once: in place there is one
-// root only.
-func parallelStages(iso isolation) int {
+// stageMemory is the memory for each stage that is built at the same time as
+// others: that of a process of a RUN, for most of it.
+const stageMemory = 512 << 20
+
+// parallelStages is how many stages may be built at once with this much memory,
+// if there is a limit: in place there is one root only.
+func parallelStages(iso isolation, memory int64) int {
 	if iso.mode != sandbox.Overlay {
 		return 1
 	}
-	return min(max(runtime.NumCPU(), 2), maxStages) // a stage often waits for others
+	n := min(max(runtime.NumCPU(), 2), maxStages) // a stage often waits for others
+	if memory > 0 {
+		n = min(n, max(int(memory/stageMemory), 1))
+	}
+	return n
 }
 
 // workspaceFor is a workspace and how it is given up.

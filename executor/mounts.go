@@ -68,9 +68,9 @@ func (s *session) ownPaths() []string {
 			out = append(out, path)
 		}
 	}
-	if s.c.cacheMountDir != "" {
-		if dir, err := filepath.Abs(s.c.cacheMountDir); err == nil {
-			out = append(out, dir)
+	for _, dir := range []string{s.c.cacheMountDir, s.c.storeDir} {
+		if abs, err := filepath.Abs(dir); err == nil && dir != "" {
+			out = append(out, abs)
 		}
 	}
 	for _, path := range s.given.Agents {

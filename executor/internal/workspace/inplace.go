@@ -73,8 +73,9 @@ func below(root string, names []string) []string {
 func (w *InPlace) Image(ctx context.Context, img Image) (rootfs.FS, error) {
 	path, ok := w.images[img.Key]
 	if !ok {
-		path = filepath.Join(w.dir, "images", strconv.Itoa(len(w.images)))
-		if err := extractTo(ctx, path, img, w.report); err != nil {
+		var err error
+		path, err = w.report.image(ctx, filepath.Join(w.dir, "images", strconv.Itoa(len(w.images))), img)
+		if err != nil {
 			return nil, err
 		}
 		w.images[img.Key] = path
