@@ -24,6 +24,7 @@ import (
 	"github.com/kilnhook/kiln/events/source/bitbucket"
 	"github.com/kilnhook/kiln/events/source/gitlab"
 	"github.com/kilnhook/kiln/events/trigger"
+	"github.com/kilnhook/kiln/functions/notify"
 	"github.com/kilnhook/kiln/infra/bus"
 	"github.com/kilnhook/kiln/infra/oidc"
 )
@@ -117,10 +118,11 @@ Flags:
 
 // flags are the values of the command line that need work before use.
 type flags struct {
-	triggers, tokenFile, sink, sinkSecretFile, executor, logFormat string
-	githubFile, gitlabFile, giteaFile, bitbucketFile               string
-	executorFlags, insecure                                        list
-	cloud                                                          cloudFlags
+	triggers, tokenFile, sink, sinkSecretFile, sinkTemplate string
+	executor, logFormat                                     string
+	githubFile, gitlabFile, giteaFile, bitbucketFile        string
+	executorFlags, insecure                                 list
+	cloud                                                   cloudFlags
 }
 
 // cloudFlags are those about services of a cloud.
@@ -186,6 +188,7 @@ func configure(p process) (config, error) {
 	fs.StringVar(&f.tokenFile, "token-file", "", "file with the bearer tokens of the other doors, one a line (or KILN_TOKEN); needed unless it listens on a loopback address")
 	fs.StringVar(&f.sink, "sink", p.getenv("K_SINK"), "URL that events are posted to (K_SINK)")
 	fs.StringVar(&f.sinkSecretFile, "sink-secret-file", "", "file with the secret that signs what is posted (or KILN_SINK_SECRET)")
+	fs.StringVar(&f.sinkTemplate, "sink-template", "", "file with a template that writes what is posted, for the webhook of a chat; see docs/subscribe.md")
 	fs.StringVar(&f.executor, "executor", or(p.getenv("KILN_EXECUTOR"), "executor"), "program that builds (KILN_EXECUTOR)")
 	fs.Var(&f.executorFlags, "executor-flag", "further flag for the executor; may be given several times")
 	fs.Var(&f.insecure, "insecure-registry", "host of a registry without TLS, besides those of this machine; may be given several times")
@@ -278,6 +281,9 @@ func (f flags) applySecrets(p process, cfg *config) error {
 // applySink makes a subscriber of the sink.
 func (f flags) applySink(p process, cfg *config) error {
 	if f.sink == "" {
+		if f.sinkTemplate != "" {
+			return errors.New("--sink-template writes what is posted to a sink: name it with --sink or K_SINK")
+		}
 		return nil
 	}
 	overrides, err := bus.ParseOverrides(p.getenv("K_CE_OVERRIDES"))
@@ -285,6 +291,17 @@ func (f flags) applySink(p process, cfg *config) error {
 		return err
 	}
 	cfg.sink = &bus.Subscriber{Name: "sink", URL: f.sink, FromStart: true, Extensions: overrides}
+	if f.sinkTemplate != "" {
+		text, err := os.ReadFile(f.sinkTemplate)
+		if err != nil {
+			return fmt.Errorf("read template of the sink: %w", err)
+		}
+		template, err := notify.Parse(string(text))
+		if err != nil {
+			return err
+		}
+		cfg.sink.Render = template.Render
+	}
 	secrets, err := secretLines(p, f.sinkSecretFile, "KILN_SINK_SECRET")
 	if err != nil || len(secrets) == 0 {
 		return err
