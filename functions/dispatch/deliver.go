@@ -36,7 +36,7 @@ func (d *Dispatcher) Deliver(ctx context.Context, door string, h http.Header, bo
 	}
 	trace := traceOf(h, body)
 	for _, c := range changes {
-		_, err := d.handle(ctx, c, trace)
+		_, err := d.handle(ctx, c, delivery{traceParent: trace})
 		var malformed *source.MalformedError
 		if errors.As(err, &malformed) {
 			err = d.putAside(ctx, door, h, body, err)

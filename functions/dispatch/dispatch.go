@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"regexp"
@@ -29,7 +30,7 @@ import (
 var (
 	// ErrExists says that the build was launched before and is not finished.
 	// To the dispatcher that is success.
-	ErrExists = errors.New("build exists already")
+	ErrExists = fmt.Errorf("build exists already: %w", fs.ErrExist)
 	// ErrQuota says that no build can be launched now because of a limit. The
 	// sender of the change is told to come again.
 	ErrQuota = errors.New("quota of builds is used up")
@@ -43,8 +44,8 @@ var ErrFinished = errors.New("build is finished already")
 // sweep in between would launch it again.
 type Launcher interface {
 	// Launch starts the build or puts it in a queue. It need not survive this
-	// process: a sweep launches what was lost. The error matches ErrExists if
-	// the build exists, or has a result where the launcher can see that.
+	// process: a sweep launches what was lost. The error matches fs.ErrExist,
+	// as ErrExists does, if the build exists, or has a result where the launcher can see that.
 	Launch(ctx context.Context, req events.Request) error
 	// Cancel stops the build. One that does not exist is no error.
 	Cancel(ctx context.Context, buildID string) error
@@ -97,6 +98,10 @@ type Config struct {
 	// ResolveRef asks the repository where a ref is, as git ls-remote does, and
 	// returns an empty id if there is no such ref. Nil if nobody can ask.
 	ResolveRef func(ctx context.Context, c events.Change) (string, error)
+	// Repositories answers what path filters, narrowing files, healing and
+	// schedules ask; nil if nobody can. Paths are then filtered by what the
+	// sender says, and the others do nothing.
+	Repositories Repositories
 	// Finisher ends builds that are cancelled or cannot be run, and those that
 	// a sweep finds unfinished. Nil is one that cannot ask a registry: builds
 	// that pushed are then left for another to finish.
@@ -128,6 +133,12 @@ type Config struct {
 	// OrphanAge is the age at which a sweep forgets a build that was written
 	// down and never accepted; 0 is 10 min.
 	OrphanAge time.Duration
+	// PendingTimeout is how long a build may wait for its executor to start
+	// where its trigger does not say; 0 is for ever.
+	PendingTimeout time.Duration
+	// HealEvery is how often the repositories of triggers that heal are asked
+	// for refs whose webhook was lost; 0 is 5 min.
+	HealEvery time.Duration
 	Now       func() time.Time // required
 	Log       *slog.Logger     // nil discards
 }
@@ -152,6 +163,9 @@ func New(cfg Config) (*Dispatcher, error) {
 	}
 	if cfg.OrphanAge <= 0 {
 		cfg.OrphanAge = 10 * time.Minute
+	}
+	if cfg.HealEvery <= 0 {
+		cfg.HealEvery = 5 * time.Minute
 	}
 	if cfg.Finisher == nil {
 		f, err := finish.New(finish.Config{Ledger: cfg.Ledger, Publish: cfg.Publish, Now: cfg.Now, Log: cfg.Log})
@@ -189,18 +203,34 @@ type Decision struct {
 // was done for it is not done twice. The error is a *source.MalformedError for
 // a change no repetition can mend.
 func (d *Dispatcher) Handle(ctx context.Context, c events.Change) ([]Decision, error) {
-	return d.handle(ctx, c, "")
+	return d.handle(ctx, c, delivery{})
 }
 
-// handle is Handle for a change that came with a trace.
-func (d *Dispatcher) handle(ctx context.Context, c events.Change, traceParent string) ([]Decision, error) {
+// delivery is what is known about how a change came, besides the change.
+type delivery struct {
+	traceParent string // W3C trace context
+	trigger     string // the only one that is meant; empty is all
+	priority    string // instead of a push's
+}
+
+// handle is Handle for a change that came in a certain way.
+func (d *Dispatcher) handle(ctx context.Context, c events.Change, by delivery) ([]Decision, error) {
 	if err := c.Validate(); err != nil {
 		return nil, source.Malformed("change", "%w", err)
+	}
+	if c.Kind == events.KindImage {
+		return d.handleImage(ctx, c)
 	}
 	var decisions []Decision
 	var errs []error
 	for _, m := range d.cfg.Triggers.Match(c) {
-		m.Request.Install, m.Request.TraceParent = d.cfg.Install, traceParent
+		if by.trigger != "" && by.trigger != m.Trigger.Name {
+			continue
+		}
+		m.Request.Install, m.Request.TraceParent = d.cfg.Install, by.traceParent
+		if by.priority != "" && m.Trigger.Run.Priority == "" {
+			m.Request.Priority = by.priority
+		}
 		decision, err := d.dispatch(ctx, m)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("dispatch %s %s for trigger %s: %w", c.Location, c.Name, m.Trigger.Name, err))

@@ -300,7 +300,7 @@ func TestTwoTriggersOneFails(t *testing.T) {
 func TestTraceIsKept(t *testing.T) {
 	w := newWorld(new(ledger.Mem))
 	trace := "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-	decisions, err := w.dispatcher(t).handle(t.Context(), ref(none, "a", 1), trace)
+	decisions, err := w.dispatcher(t).handle(t.Context(), ref(none, "a", 1), delivery{traceParent: trace})
 	if err != nil || w.running[decisions[0].BuildID].TraceParent != trace {
 		t.Errorf("%+v, %v", w.running, err)
 	}

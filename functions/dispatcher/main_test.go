@@ -347,7 +347,7 @@ func TestConfigErrors(t *testing.T) {
 		"argument":            {nil, []string{"extra"}, `unexpected argument "extra"`},
 		"flag":                {nil, []string{"--colour"}, "colour"},
 		"log format":          {nil, []string{"--log-format", "xml"}, "xml"},
-		"parallel":            {nil, []string{"--parallel", "0"}, "must be positive"},
+		"parallel":            {nil, []string{"--max-parallel", "0"}, "must be positive"},
 		"secret file":         {nil, []string{"--github-secret-file", "/nonexistent"}, "read secret"},
 		"empty secret file":   {nil, []string{"--github-secret-file", write(t, "\n")}, "is empty"},
 		"gitlab secret":       {[]string{"KILN_GITLAB_SECRET=whsec_x"}, nil, "copy the whole signing token"},
@@ -364,9 +364,6 @@ func TestConfigErrors(t *testing.T) {
 		"ledger":              {nil, []string{"--ledger", "http://h/x"}, "gs://BUCKET/PREFIX"},
 		"ledger's prefix":     {[]string{"STORAGE_EMULATOR_HOST=127.0.0.1:1"}, []string{"--ledger", "gs://b/a b"}, "prefix of the ledger"},
 		"ledger's query":      {nil, []string{"--ledger", "s3://b?x=y"}, "gs://BUCKET/PREFIX"},
-		"template, no sink":   {nil, []string{"--sink-template", "x"}, "name it with --sink"},
-		"no template":         {[]string{"K_SINK=http://h/"}, []string{"--sink-template", "/nonexistent"}, "read template"},
-		"bad template":        {[]string{"K_SINK=http://h/"}, []string{"--sink-template", write(t, "{{")}, "read template"},
 		"sink secret":         {[]string{"K_SINK=http://127.0.0.1:1/", "KILN_SINK_SECRET=short"}, nil, "use 16 or more"},
 	} {
 		args := append([]string{"--listen", "127.0.0.1:0", "--data", t.TempDir(), "--triggers", good, "--executor", executor}, tc.args...)

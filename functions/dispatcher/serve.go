@@ -5,13 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/http"
-	"os/exec"
 	"path/filepath"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
@@ -24,16 +20,10 @@ import (
 	"github.com/kilnhook/kiln/functions/finish"
 	"github.com/kilnhook/kiln/infra/bus"
 	buspubsub "github.com/kilnhook/kiln/infra/bus/pubsub"
-	"github.com/kilnhook/kiln/infra/local/launch"
+	"github.com/kilnhook/kiln/infra/gitremote"
 	"github.com/kilnhook/kiln/infra/local/registry"
+	"github.com/kilnhook/kiln/infra/local/serving"
 	"github.com/kilnhook/kiln/infra/oidc"
-)
-
-const (
-	shutdownTime  = 5 * time.Second  // for requests to end
-	lsRemoteTime  = 10 * time.Second // for a repository to say where a ref is
-	readHeadTime  = 30 * time.Second
-	keepAliveTime = 2 * time.Minute
 )
 
 // service is the running whole.
@@ -44,11 +34,17 @@ type service struct {
 	out        func(ctx context.Context, e event.Event) error // where events go
 	bus        *bus.Bus                                       // nil unless they go to the spool
 	webhooks   *bus.Webhooks                                  // of bus
-	topic      *buspubsub.Publisher                           // nil unless they go to Pub/Sub
-	launcher   *launch.Launcher
+	reports    *serving.Reports
+	topic      *buspubsub.Publisher // nil unless they go to Pub/Sub
+	launcher   dispatch.Launcher
+	follow     func(ctx context.Context) error                          // follows builds to their end
+	elect      func(context.Context, func(context.Context) error) error // nil: this process alone follows and sweeps
+	results    http.Handler                                             // where executors put results; nil: nowhere
 	dispatcher *dispatch.Dispatcher
 	pulls      []puller
 	closers    []io.Closer // of pulls
+
+	repositories *gitremote.Client
 }
 
 // open opens everything that the configuration names. ctx must live as long as
@@ -73,7 +69,7 @@ func checkListen(cfg config) error {
 		return fmt.Errorf("--listen %s: %w", cfg.listen, err)
 	}
 	ip := net.ParseIP(host)
-	if len(cfg.tokens) == 0 && cfg.clouds.oidc.Audience == "" && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+	if len(cfg.secrets.Tokens) == 0 && cfg.clouds.oidc.Audience == "" && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 		return fmt.Errorf("--listen %s can be reached from elsewhere: give --token-file or --oidc-audience, or listen on 127.0.0.1", cfg.listen)
 	}
 	return nil
@@ -96,12 +92,7 @@ func (s *service) openBuilds(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.launcher, err = launch.Open(launch.Config{
-		Dir: filepath.Join(s.cfg.data, "builds"), Executor: s.cfg.executor, Env: s.cfg.executorEnv,
-		Parallel: s.cfg.parallel, Timeout: s.cfg.timeout, Finish: finisher.Finish, Started: s.started, Flags: s.flags,
-		Now: s.cfg.now, Log: s.cfg.log,
-	})
-	if err != nil {
+	if err := s.openLauncher(finisher); err != nil {
 		return err
 	}
 	var identity func(context.Context, http.Header) error
@@ -112,11 +103,16 @@ func (s *service) openBuilds(ctx context.Context) error {
 		}
 		identity = verifier.Verify
 	}
+	if s.reports, err = serving.OpenReports(s.bus, s.ledger, s.cfg.reports, s.cfg.triggers, s.cfg.now, s.cfg.log); err != nil {
+		return err
+	}
+	s.repositories = gitremote.New(gitremote.Config{Dir: filepath.Join(s.cfg.data, "mirrors"), Env: s.cfg.executorEnv})
 	s.dispatcher, err = dispatch.New(dispatch.Config{
-		Ledger: s.ledger, Triggers: s.cfg.triggers, Launcher: launcher{s.launcher}, Publish: s.publish,
-		Install: s.cfg.install, ResolveRef: s.resolveRef, Finisher: finisher,
-		GitHubSecrets: s.cfg.githubSecrets, GitLabSecrets: s.cfg.gitlabSecrets,
-		GiteaSecrets: s.cfg.giteaSecrets, Bitbucket: s.cfg.bitbucket, Tokens: s.cfg.tokens, Identity: identity, Now: s.cfg.now, Log: s.cfg.log,
+		Ledger: s.ledger, Triggers: s.cfg.triggers, Launcher: s.launcher, Publish: s.publish,
+		Install: s.cfg.install, ResolveRef: s.resolveRef, Repositories: s.repositories, Finisher: finisher,
+		GitHubSecrets: s.cfg.secrets.GitHub, GitLabSecrets: s.cfg.secrets.GitLab,
+		GiteaSecrets: s.cfg.secrets.Gitea, Bitbucket: s.cfg.secrets.Bitbucket, Tokens: s.cfg.secrets.Tokens, Identity: identity,
+		Now: s.cfg.now, Log: s.cfg.log,
 	})
 	return err
 }
@@ -182,26 +178,10 @@ func (s *service) flags(context.Context, events.Request, func(string)) ([]string
 	return append(all, s.cfg.executorFlags...), nil
 }
 
-// resolveRef asks a repository over https where a ref is.
+// resolveRef asks a repository where a ref is.
 func (s *service) resolveRef(ctx context.Context, c events.Change) (string, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, lsRemoteTime, errors.New("the repository does not answer"))
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "git", "ls-remote", "--", "https://"+c.Location+".git", c.Name)
-	cmd.Env = append(slices.Clone(s.cfg.executorEnv), "GIT_TERMINAL_PROMPT=0", "LC_ALL=C.UTF-8")
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("ask %s where %s is: %w", c.Location, c.Name, err)
-	}
-	for line := range strings.Lines(string(out)) {
-		if head, name, ok := strings.Cut(strings.TrimSpace(line), "\t"); ok && name == c.Name {
-			return head, nil
-		}
-	}
-	return "", nil
+	return s.repositories.Head(ctx, c.Location, c.Name)
 }
-
-// errStopped is why everything ends when the program is asked to end.
-var errStopped = errors.New("the dispatcher is stopping")
 
 // serve answers, builds, delivers and sweeps until the context ends, and then
 // closes the service. Builds that run then are launched again the next time.
@@ -215,15 +195,15 @@ func (s *service) serve(ctx context.Context, ready func(string)) error {
 		ready(l.Addr().String())
 	}
 	group, running := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.serveHTTP(running, l) })
-	group.Go(func() error { return s.launcher.Run(running) })
+	group.Go(func() error { return serving.HTTP(running, l, s.handler(), s.cfg.log) })
 	if s.webhooks != nil {
 		group.Go(func() error { return s.webhooks.Run(running) })
 	}
+	group.Go(func() error { return s.reports.Run(running) })
 	for _, pull := range s.pulls {
 		group.Go(func() error { return pull(running) })
 	}
-	group.Go(func() error { return s.sweep(running) })
+	group.Go(func() error { return s.lead(running) })
 	err = group.Wait()
 	if ctx.Err() != nil {
 		err = nil // it was asked to end
@@ -231,12 +211,30 @@ func (s *service) serve(ctx context.Context, ready func(string)) error {
 	return errors.Join(err, s.close())
 }
 
+// lead follows builds and sweeps, if no other dispatcher does.
+func (s *service) lead(ctx context.Context) error {
+	work := func(ctx context.Context) error {
+		group, running := errgroup.WithContext(ctx)
+		group.Go(func() error { return s.follow(running) })
+		group.Go(func() error { return serving.Every(running, s.cfg.sweep, "sweep", s.cfg.log, s.dispatcher.Sweep) })
+		return group.Wait()
+	}
+	if s.elect == nil {
+		return work(ctx)
+	}
+	return s.elect(ctx, work)
+}
+
 // handler is all doors.
 func (s *service) handler() http.Handler {
 	mux := http.NewServeMux()
 	doors := s.dispatcher.Handler()
 	mux.Handle("/hooks/", doors)
-	mux.Handle("/events/in", doors)
+	mux.Handle(dispatch.DoorEvents, doors)
+	mux.Handle(dispatch.APIPrefix, doors)
+	if s.results != nil {
+		mux.Handle(finish.GatewayPath, s.results)
+	}
 	if s.bus != nil {
 		mux.Handle("GET /events", s.guarded(s.bus.SSEHandler()))
 	}
@@ -249,76 +247,11 @@ func (s *service) handler() http.Handler {
 // guarded lets only those in who have a token, if there are tokens.
 func (s *service) guarded(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if len(s.cfg.tokens) > 0 && source.VerifyBearer(s.cfg.tokens, r.Header) != nil {
+		if len(s.cfg.secrets.Tokens) > 0 && source.VerifyBearer(s.cfg.secrets.Tokens, r.Header) != nil {
 			w.Header().Set("WWW-Authenticate", "Bearer")
 			http.Error(w, source.ErrUnauthorised.Error(), http.StatusUnauthorized)
 			return
 		}
 		h.ServeHTTP(w, r)
 	})
-}
-
-func (s *service) serveHTTP(ctx context.Context, l net.Listener) error {
-	srv := &http.Server{
-		Handler: s.handler(), ReadHeaderTimeout: readHeadTime, IdleTimeout: keepAliveTime,
-		BaseContext: func(net.Listener) context.Context { return ctx },
-	}
-	done := make(chan error, 1)
-	go func() { done <- srv.Serve(l) }()
-	select {
-	case err := <-done:
-		return fmt.Errorf("serve %s: %w", l.Addr(), err)
-	case <-ctx.Done():
-	}
-	end, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), shutdownTime, errors.New("requests took too long to end"))
-	defer cancel()
-	if err := srv.Shutdown(end); err != nil {
-		s.cfg.log.Warn("end requests", "err", errors.Join(err, srv.Close()))
-	}
-	return errStopped
-}
-
-// sweep sweeps at start and then again and again.
-func (s *service) sweep(ctx context.Context) error {
-	ticker := time.NewTicker(s.cfg.sweep)
-	defer ticker.Stop()
-	for {
-		if err := s.dispatcher.Sweep(ctx); err != nil && ctx.Err() == nil {
-			s.cfg.log.Warn("sweep; trying again later", "err", err)
-		}
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return errStopped
-		}
-	}
-}
-
-// launcher is the launcher of child processes as the dispatcher wants it.
-type launcher struct{ l *launch.Launcher }
-
-var _ dispatch.Prober = launcher{}
-
-// Launch implements dispatch.Launcher.
-func (a launcher) Launch(ctx context.Context, req events.Request) error {
-	err := a.l.Launch(ctx, req)
-	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("%w: %w", dispatch.ErrExists, err)
-	}
-	return err
-}
-
-// Cancel implements dispatch.Launcher.
-func (a launcher) Cancel(ctx context.Context, buildID string) error { return a.l.Cancel(ctx, buildID) }
-
-// State implements dispatch.Prober.
-func (a launcher) State(_ context.Context, buildID string) (dispatch.State, error) {
-	status, ok := a.l.Status(buildID)
-	switch {
-	case !ok:
-		return dispatch.StateNone, nil
-	case status.State == launch.Queued:
-		return dispatch.StatePending, nil
-	}
-	return dispatch.StateRunning, nil
 }

@@ -16,7 +16,6 @@ import (
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/events/source/bitbucket"
 	"github.com/kilnhook/kiln/events/source/gitlab"
-	"github.com/kilnhook/kiln/functions/notify"
 	"github.com/kilnhook/kiln/infra/bus"
 	"github.com/kilnhook/kiln/infra/bus/pubsub"
 )
@@ -39,8 +38,6 @@ type clock func() time.Time
 //	KILN_BITBUCKET_URL     address of a Bitbucket Data Center
 //	KILN_NOTIFY_URL        whom BuildFinished posts to
 //	KILN_NOTIFY_SECRET     signs what it posts
-//	KILN_NOTIFY_TEMPLATE   writes what it posts, see package notify; without it that
-//	                       is the event
 //	PUBSUB_EMULATOR_HOST   a server that stands for Pub/Sub
 //
 // What a function lacks it says when it is called. ctx must live as long as they
@@ -112,13 +109,6 @@ func (f *Functions) openNotify(getenv func(string) string) (Publisher, error) {
 		if sub.Secret, err = bus.ParseSecret(text); err != nil {
 			return nil, err
 		}
-	}
-	if text := getenv("KILN_NOTIFY_TEMPLATE"); text != "" {
-		template, err := notify.Parse(text)
-		if err != nil {
-			return nil, err
-		}
-		sub.Render = template.Render
 	}
 	return bus.NewSink(sub, bus.WebhookOptions{Now: f.now, Log: f.log}, refused)
 }

@@ -92,13 +92,9 @@ func (p poster) post(ctx context.Context, sub Subscriber, e event.Event) (answer
 	for name, value := range sub.Extensions {
 		e.SetExtension(name, value)
 	}
-	header, body, err := sub.render(e)
+	header, body, err := events.EncodeHTTP(e)
 	if err != nil {
-		// No repetition can mend that: it is put aside as if it were refused.
-		return answer{status: http.StatusUnprocessableEntity, text: err.Error()}, nil
-	}
-	if header == nil {
-		return answer{status: http.StatusNoContent}, nil
+		return answer{}, err
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, sub.URL, bytes.NewReader(body))
 	if err != nil {
@@ -119,18 +115,6 @@ func (p poster) post(ctx context.Context, sub Subscriber, e event.Event) (answer
 	defer resp.Body.Close()
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer)) // for people only: what could be read will do
 	return answer{status: resp.StatusCode, text: string(text), retryAfter: p.retryAfter(resp.Header.Get("Retry-After"))}, nil
-}
-
-// render writes the request for an event. No header is no request.
-func (s Subscriber) render(e event.Event) (http.Header, []byte, error) {
-	if s.Render == nil {
-		return events.EncodeHTTP(e)
-	}
-	header, body, err := s.Render(e)
-	if len(body) == 0 {
-		header = nil
-	}
-	return header, body, err
 }
 
 // retryAfter reads a header of that name: seconds or a date.

@@ -3,11 +3,9 @@ package bus
 import (
 	"context"
 	"errors"
-	"io"
 	"io/fs"
 	"maps"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -117,48 +115,5 @@ func TestParseOverrides(t *testing.T) {
 		if got, err := ParseOverrides(bad); err == nil {
 			t.Errorf("%s was read as %v", bad, got)
 		}
-	}
-}
-
-// A subscriber may want another form than that of a CloudEvent, or nothing of some
-// events; what cannot be written is put aside.
-func TestRender(t *testing.T) {
-	got := make(chan string, 10)
-	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(r.Body)
-		if err != nil {
-			t.Error(err)
-		}
-		got <- r.Header.Get("Content-Type") + " " + r.Header.Get("Ce-Id") + string(body)
-	}))
-	defer server.Close()
-	refused := 0
-	s, err := NewSink(Subscriber{Name: "chat", URL: server.URL, Render: func(e event.Event) (http.Header, []byte, error) {
-		switch e.Subject() {
-		case "silent":
-			return nil, nil, nil
-		case "broken":
-			return nil, nil, errors.New("cannot be written")
-		}
-		return http.Header{"Content-Type": {"text/plain"}}, []byte(e.ID()), nil
-	}}, WebhookOptions{Now: clock}, func(_ context.Context, _ event.Event, _ int, answer string) error {
-		refused++
-		if answer != "cannot be written" {
-			t.Errorf("refused for %q", answer)
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for n, subject := range []string{"silent", "broken", "told"} {
-		e := newEvent(t, "/s", n)
-		e.SetSubject(subject)
-		if err := s.Publish(t.Context(), e); err != nil {
-			t.Errorf("%s: %v", subject, err)
-		}
-	}
-	if want := "text/plain " + newEvent(t, "/s", 2).ID(); len(got) != 1 || <-got != want || refused != 1 {
-		t.Errorf("%d requests, %d refused", len(got), refused)
 	}
 }

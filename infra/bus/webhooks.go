@@ -15,8 +15,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/cloudevents/sdk-go/v2/event"
 )
 
 // Subscriber is an address that events are posted to.
@@ -32,9 +30,6 @@ type Subscriber struct {
 	// Extensions are attributes that every event gets, as K_CE_OVERRIDES of
 	// Knative's SinkBinding says. See ParseOverrides.
 	Extensions map[string]string
-	// Render writes the request for an event in another form than that of a
-	// CloudEvent; no body is no request. Nil is CloudEvents in binary mode.
-	Render func(e event.Event) (http.Header, []byte, error)
 	// Types are the event types that are posted; empty is all.
 	Types []string
 	// FromStart posts, to a new subscriber, also the events that the spool

@@ -338,35 +338,6 @@ func TestBuildFinished(t *testing.T) {
 	}
 }
 
-// With a template, what is posted is what that writes.
-func TestBuildFinishedToChat(t *testing.T) {
-	got := make(chan string, 10)
-	chat := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(r.Body)
-		if err != nil {
-			t.Error(err)
-		}
-		got <- string(body)
-	}))
-	defer chat.Close()
-	url := start(t, "BuildFinished", "KILN_NOTIFY_URL="+chat.URL, `KILN_NOTIFY_TEMPLATE={{ if ne .Attributes.outcome "success" }}{"text": {{ json .Data.message }}}{{ end }}`)
-	for name, want := range map[string]bool{"success": false, "failed": true} {
-		text, err := os.ReadFile("../../../events/testdata/build.finished." + name + ".json")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if status, answer := post(t, url, http.Header{"Content-Type": {"application/cloudevents+json"}}, text); status != http.StatusOK {
-			t.Fatalf("%s: %d %s", name, status, answer)
-		}
-		if (len(got) == 1) != want {
-			t.Fatalf("%s: %d notifications", name, len(got))
-		}
-	}
-	if text := <-got; !strings.HasPrefix(text, `{"text": "`) {
-		t.Errorf("notified with %s", text)
-	}
-}
-
 // What a function lacks it says.
 func TestUnconfigured(t *testing.T) {
 	h, body := sourcetest.Request(t, "../../../events/source/gcs/testdata/eventarc.http")
