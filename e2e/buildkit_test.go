@@ -25,7 +25,7 @@ func TestExampleMatchesBuildKit(t *testing.T) {
 	t.Run("own", func(t *testing.T) {
 		context := t.TempDir()
 		for name, from := range map[string]string{
-			"Dockerfile": "../infra/images/executor.Dockerfile", "LICENSE": "../LICENSE",
+			"Dockerfile": "../infra/images/Dockerfile", "LICENSE": "../LICENSE",
 			"executor": l.Executor, "ca-certificates.crt": "/etc/ssl/certs/ca-certificates.crt",
 		} {
 			content, err := os.ReadFile(from)
@@ -33,7 +33,7 @@ func TestExampleMatchesBuildKit(t *testing.T) {
 			check(t, os.WriteFile(filepath.Join(context, name), content, 0o755))
 		}
 		check(t, lab.Settle(context))
-		b := lab.Build{Context: context}
+		b := lab.Build{Context: context, Target: "executor"}
 		want, err := l.BuildKit(t.Context(), "buildkit/own", b)
 		check(t, err)
 		l.MatchMode(t, want.Ref, "own", b, l.Overlay)

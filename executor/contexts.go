@@ -142,6 +142,14 @@ func (s *session) fetchContext(ctx context.Context, n int, name string, out *con
 	return nil
 }
 
+func knownHostsIn(dirs []string) []string {
+	var out []string
+	for _, dir := range dirs {
+		out = append(out, filepath.Join(dir, "known_hosts"))
+	}
+	return out
+}
+
 func repository(r plan.Repo) source.Repository {
 	return source.Repository{URL: r.URL, Ref: r.Ref, Commit: r.Commit, Subdir: r.Subdir, Submodules: r.Submodules, KeepGitDir: r.KeepGitDir}
 }
@@ -151,6 +159,11 @@ func (s *session) fetchRepo(ctx context.Context, r plan.Repo) (step.Repo, error)
 	opt, err := s.sourceOptions(s.workDir)
 	if err != nil {
 		return step.Repo{}, err
+	}
+	// A Dockerfile gets no other keys than those that the user hands to it.
+	opt.SSH.Agent, opt.SSH.KnownHosts, opt.SSH.Dirs = s.given.Agents["default"], append(opt.SSH.KnownHosts, knownHostsIn(opt.SSH.Dirs)...), nil
+	if opt.SSH.Agent == "" && !strings.HasPrefix(r.URL, "http") {
+		return step.Repo{}, fmt.Errorf("repository %s: a repository over ssh needs an agent: use --ssh default", source.Redact(r.URL))
 	}
 	if opt, err = s.withLogin(opt, r.URL); err != nil {
 		return step.Repo{}, err

@@ -39,8 +39,11 @@ func (s *session) downloadLogin(u *url.URL) string {
 // only for the context's own host.
 func (s *session) withLogin(opt source.Options, rawURL string) (source.Options, error) {
 	host := source.Host(rawURL)
-	if host != source.Host(s.c.context) {
+	if host == "" || host != source.Host(s.c.context) {
 		opt.GitToken, opt.GitUsername, opt.GitPassword = "", "", ""
+	}
+	if host == "" {
+		return opt, nil // over ssh an agent logs in
 	}
 	for _, suffix := range []string{"." + host, ""} {
 		if header, ok := s.secret(gitHeaderSecret + suffix); ok {

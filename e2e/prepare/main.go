@@ -1,7 +1,8 @@
 // Command prepare makes what the tests under e2e need and what takes long to
-// make: BuildKit and a Debian base image. Both are kept in the user's cache, so
-// it is slow once. The tests make what is missing too; "make test" runs prepare
-// first so that no test's time is spent on it. Run it in the module's root.
+// make: BuildKit, the servers that stand for a cloud's, and a Debian base image.
+// All are kept in the user's cache, so it is slow once. The tests make what is
+// missing too; "make test" runs prepare first so that no test's time is spent on
+// it. Run it in the module's root.
 package main
 
 import (
@@ -17,6 +18,7 @@ import (
 	"github.com/kilnhook/kiln/e2e/internal/baseimage"
 	"github.com/kilnhook/kiln/e2e/internal/buildkit"
 	"github.com/kilnhook/kiln/e2e/internal/cache"
+	"github.com/kilnhook/kiln/e2e/servers"
 )
 
 func main() {
@@ -29,6 +31,9 @@ func main() {
 }
 
 func prepare(ctx context.Context, log io.Writer) error {
+	if err := servers.Prepare(ctx, log); err != nil {
+		return err
+	}
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(log, "not root: the comparison with BuildKit will be skipped")
 		return nil

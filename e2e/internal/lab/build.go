@@ -67,7 +67,7 @@ func (l *Lab) BuildKit(ctx context.Context, name string, b Build) (Outcome, erro
 func (l *Lab) Overlay(t testing.TB, name string, b Build) (Outcome, error) {
 	t.Helper()
 	out := Outcome{Ref: l.Host + "/overlay/" + name + ":latest"}
-	args := append(l.flags(b, b.Context, out.Ref), "--isolation=overlay", "--work-dir="+t.TempDir())
+	args := append(l.Flags(b, b.Context, out.Ref), "--isolation=overlay", "--work-dir="+t.TempDir())
 	for id, path := range b.Secrets {
 		args = append(args, "--secret=id="+id+",src="+path)
 	}
@@ -96,7 +96,7 @@ func (l *Lab) Overlay(t testing.TB, name string, b Build) (Outcome, error) {
 func (l *Lab) InPlace(t testing.TB, name string, b Build) (Outcome, error) {
 	t.Helper()
 	out := Outcome{Ref: l.Host + "/inplace/" + name + ":latest"}
-	args := append([]string{"/kaniko/executor"}, l.flags(b, "/workspace", out.Ref)...)
+	args := append([]string{"/kaniko/executor"}, l.Flags(b, "/workspace", out.Ref)...)
 	args = append(args, "--isolation=inplace", "--force")
 	binds := append([]container.Bind{{Source: b.Context, Target: "/workspace", ReadOnly: true}}, b.Binds...)
 	bind := func(source, target string) string {
@@ -121,7 +121,7 @@ func (l *Lab) InPlace(t testing.TB, name string, b Build) (Outcome, error) {
 	var text bytes.Buffer
 	var err error
 	out.Status, err = container.Run(t.Context(), container.Spec{
-		Runc: l.runc, Root: l.container, Scratch: t.TempDir(), Dir: "/workspace", Args: args,
+		Runc: l.Runc, Root: l.container, Scratch: t.TempDir(), Dir: "/workspace", Args: args,
 		Env: append([]string{
 			"HOME=/root", "USER=root", "PATH=/usr/local/bin:/kaniko", "DOCKER_CONFIG=/kaniko/.docker/",
 			"SSL_CERT_DIR=/kaniko/ssl/certs",
@@ -131,8 +131,8 @@ func (l *Lab) InPlace(t testing.TB, name string, b Build) (Outcome, error) {
 	return out, errors.Join(err, out.read(text.String()))
 }
 
-// flags are what both modes have in common.
-func (l *Lab) flags(b Build, contextDir, ref string) []string {
+// Flags are what both modes have in common.
+func (l *Lab) Flags(b Build, contextDir, ref string) []string {
 	flags := []string{
 		"--context=dir://" + contextDir, "--dockerfile=" + cmp.Or(b.Dockerfile, "Dockerfile"), "--destination=" + ref,
 		"--registry-map=index.docker.io=" + l.Host, "--skip-default-registry-fallback", "--insecure-registry=" + l.Host, "--progress=json",

@@ -34,8 +34,8 @@ type Lab struct {
 	Host     string // of the registry
 	Executor string // path of the binary
 	Busybox  string // digest of the index library/busybox:latest
+	Runc     string // path of the program
 
-	runc      string
 	container string // root of the containers to build in: the executor and nothing else
 	buildkit  *buildkit.Daemon
 	trees     compare.Flattener // knows the base images
@@ -50,7 +50,7 @@ func New(t testing.TB, module string) *Lab {
 	need.Overlays(t, t.TempDir())
 	need.Command(t, "mmdebstrap")
 	busybox, program := need.Command(t, "busybox"), need.Command(t, "docker-registry")
-	l := &Lab{runc: need.Command(t, "runc")}
+	l := &Lab{Runc: need.Command(t, "runc")}
 	dir, err := cache.Default()
 	check(t, err)
 	binaries, err := buildkit.Compile(t.Context(), dir, filepath.Join(module, "e2e", "oracle"), os.Stderr)
@@ -62,7 +62,7 @@ func New(t testing.TB, module string) *Lab {
 	l.Host = registry.Host
 	check(t, l.pushBases(t.Context(), dir, busybox))
 	l.buildkit, err = buildkit.Start(t.Context(), buildkit.Options{
-		Binaries: binaries, Dir: quick("buildkit"), Runc: l.runc, Registry: l.Host,
+		Binaries: binaries, Dir: quick("buildkit"), Runc: l.Runc, Registry: l.Host,
 	})
 	check(t, err)
 	t.Cleanup(func() { check(t, l.buildkit.Stop()) })

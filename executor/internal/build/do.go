@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-
 	"github.com/kilnhook/kiln/executor/internal/plan"
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
 	"github.com/kilnhook/kiln/executor/internal/sandbox"
@@ -61,7 +59,10 @@ func (s *stage) from(ctx context.Context, src plan.Source) (rootfs.FS, error) {
 		}
 		return v, nil
 	}
-	if v, ok := s.images[src.Digest]; ok {
+	s.mu.Lock()
+	v, ok := s.images[src.Digest]
+	s.mu.Unlock()
+	if ok {
 		return v, nil
 	}
 	img, err := s.Image(ctx, src.Digest)
@@ -72,13 +73,11 @@ func (s *stage) from(ctx context.Context, src plan.Source) (rootfs.FS, error) {
 	if err != nil {
 		return nil, err
 	}
-	v, err := s.Workspace.Image(ctx, layers)
-	if err != nil {
+	if v, err = s.Workspace.Image(ctx, layers); err != nil {
 		return nil, err
 	}
-	if s.images == nil {
-		s.images = map[v1.Hash]rootfs.FS{}
-	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.images[src.Digest] = v
 	return v, nil
 }

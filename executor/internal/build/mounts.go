@@ -177,6 +177,8 @@ func (s *stage) bindSource(ctx context.Context, m plan.Mount) (string, error) {
 	if onDisk {
 		return filepath.Join(dir.Path(), name), nil
 	}
+	s.copying.Lock()
+	defer s.copying.Unlock()
 	key := m.From.String() + "\x00" + name
 	if path, ok := s.copies[key]; ok {
 		return path, nil
@@ -184,9 +186,6 @@ func (s *stage) bindSource(ctx context.Context, m plan.Mount) (string, error) {
 	path, err := s.copyOut(ctx, rootOwned{tree}, name)
 	if err != nil {
 		return "", err
-	}
-	if s.copies == nil {
-		s.copies = map[string]string{}
 	}
 	s.copies[key] = path
 	return path, nil
