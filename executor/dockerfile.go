@@ -26,14 +26,19 @@ func (s *session) readDockerfile(ctx context.Context, contextDir string) (name s
 		return name, content, err
 	}
 	name = filepath.Base(s.c.dockerfile)
-	if content, err = readLimited(s.c.dockerfile); err == nil || filepath.IsAbs(s.c.dockerfile) {
+	content, err = readLimited(s.c.dockerfile)
+	if filepath.IsAbs(s.c.dockerfile) {
 		return name, content, err
 	}
-	dir, err := os.OpenRoot(contextDir)
-	if err != nil {
-		return name, nil, fmt.Errorf("open context: %w", err)
+	dir, rootErr := os.OpenRoot(contextDir)
+	if rootErr != nil {
+		return name, nil, fmt.Errorf("open context: %w", rootErr)
 	}
 	defer dir.Close()
+	if err == nil {
+		s.tellHidden(dir)
+		return name, content, nil
+	}
 	f, err := dir.Open(filepath.Clean(s.c.dockerfile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return name, nil, fmt.Errorf("there is no %s, neither in the working directory nor in the context: set --dockerfile", s.c.dockerfile)
@@ -44,6 +49,18 @@ func (s *session) readDockerfile(ctx context.Context, contextDir string) (name s
 	defer f.Close()
 	content, err = readAll(f)
 	return name, content, err
+}
+
+// tellHidden warns of a Dockerfile of the context that that of the working
+// directory hides.
+func (s *session) tellHidden(contextDir *os.Root) {
+	inContext, err := contextDir.Stat(filepath.Clean(s.c.dockerfile))
+	if err != nil {
+		return
+	}
+	if here, err := os.Stat(s.c.dockerfile); err == nil && !os.SameFile(here, inContext) {
+		s.note("warning: %s is read in the working directory, not in the context, which has one too: name it by its full path", s.c.dockerfile)
+	}
 }
 
 // readIgnore reads <Dockerfile>.dockerignore, or else .dockerignore.

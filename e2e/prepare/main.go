@@ -1,5 +1,6 @@
 // Command prepare makes what the tests under e2e need and what takes long to
-// make: BuildKit and a Debian base image. Both are kept in the user's cache, so
+// make: BuildKit, servers that stand in for clouds, and a Debian base image. All
+// are kept in the user's cache, so
 // it is slow once. The tests make what is missing too; "make test" runs prepare
 // first so that no test's time is spent on it. Run it in the module's root.
 package main
@@ -17,6 +18,7 @@ import (
 	"github.com/kilnhook/kiln/e2e/internal/baseimage"
 	"github.com/kilnhook/kiln/e2e/internal/buildkit"
 	"github.com/kilnhook/kiln/e2e/internal/cache"
+	"github.com/kilnhook/kiln/e2e/internal/servers"
 )
 
 func main() {
@@ -44,6 +46,9 @@ func prepare(ctx context.Context, log io.Writer) error {
 	if _, err := baseimage.Debian(ctx, dir, log); err != nil {
 		return err
 	}
-	_, err = buildkit.Compile(ctx, dir, filepath.Join("e2e", "oracle"), log)
+	if _, err := buildkit.Compile(ctx, dir, filepath.Join("e2e", "oracle"), log); err != nil {
+		return err
+	}
+	_, err = servers.Compile(ctx, dir, filepath.Join("e2e", "servers"), log)
 	return err
 }

@@ -1,0 +1,211 @@
+package compat
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/kilnhook/kiln/e2e/internal/cache"
+	"github.com/kilnhook/kiln/e2e/internal/process"
+	"github.com/kilnhook/kiln/e2e/internal/registryd"
+	"github.com/kilnhook/kiln/e2e/internal/servers"
+	"github.com/kilnhook/kiln/e2e/need"
+)
+
+// lab is what all rows share: the executor, a certificate authority, and the
+// servers, of which all but the first registry are started when first needed.
+type lab struct {
+	executor string // path of the binary
+	ca       *authority
+	registry string     // host of Debian's registry: plain HTTP, for everybody
+	base     string     // the image that rows build on, in that registry
+	v3       string     // path of distribution's registry
+	image    v1.Image   // base
+	expired  identity   // of 127.0.0.1, good until yesterday
+	other    *authority // whom nobody trusts
+
+	private func() (string, error)  // host of distribution v3: TLS and passwords
+	mutual  func() (string, error)  // host of distribution v3: TLS both ways
+	gcs     func() (*bucket, error) // Google's
+	s3      func() (*bucket, error) // Amazon's
+	azure   func() (*bucket, error) // Azure's
+}
+
+// bucket is a server of buckets that has one, contexts.
+type bucket struct {
+	host string
+	dir  string // of the server's files
+}
+
+// The user of the private registry and of everything else that asks for one.
+const (
+	user     = "ann"
+	password = "sesame"
+	// userEntry is the user in htpasswd's format; the hash is bcrypt's of the password.
+	userEntry = "ann:$2a$04$D4tQ.rcAsgJRZlItl4xDdu2fgApA7imzNKfA/99EOn9/Bpu11Aq4e"
+)
+
+func newLab(t *testing.T) *lab {
+	t.Helper()
+	need.Root(t)
+	need.Overlays(t, t.TempDir())
+	debian := need.Command(t, "docker-registry")
+	need.Command(t, "busybox")
+	dir, err := cache.Default()
+	check(t, err)
+	bin, err := servers.Compile(t.Context(), dir, "../servers", os.Stderr)
+	check(t, err)
+	l := &lab{executor: filepath.Join(t.TempDir(), "executor"), ca: newAuthority(t), other: newAuthority(t), v3: bin.Registry}
+	compile := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", l.executor, "../../executor")
+	compile.Env = append(os.Environ(), "CGO_ENABLED=0")
+	_, err = process.Run(t.Context(), compile, nil)
+	check(t, err)
+	l.registry, err = l.start(t, debian, registryd.Options{})
+	check(t, err)
+	l.expired = l.ca.issue(t, yesterday(), "127.0.0.1")
+	l.base = l.registry + "/library/base:1"
+	l.image = makeBase(t)
+	l.push(t, l.image, l.base)
+	l.later(t, bin)
+	return l
+}
+
+// later says how to start what is started when a row first needs it.
+func (l *lab) later(t *testing.T, bin servers.Binaries) {
+	id := l.ca.issue(t, soon(), "127.0.0.1", "localhost")
+	users := filepath.Join(t.TempDir(), "users")
+	check(t, os.WriteFile(users, []byte(userEntry+"\n"), 0o644))
+	l.private = sync.OnceValues(func() (string, error) {
+		return l.start(t, bin.Registry, registryd.Options{Certificate: id.cert, Key: id.key, Users: users})
+	})
+	l.mutual = sync.OnceValues(func() (string, error) {
+		return l.start(t, bin.Registry, registryd.Options{Certificate: id.cert, Key: id.key, ClientCA: l.ca.file})
+	})
+	keep := func(start func(dir string) (*servers.Server, error)) func() (*bucket, error) {
+		dir := t.TempDir()
+		return sync.OnceValues(func() (*bucket, error) {
+			s, err := start(dir)
+			if err != nil {
+				return nil, err
+			}
+			t.Cleanup(func() { check(t, s.Stop()) })
+			return &bucket{host: s.Host, dir: dir}, nil
+		})
+	}
+	ctx := t.Context()
+	l.gcs = keep(func(dir string) (*servers.Server, error) {
+		if err := os.Mkdir(filepath.Join(dir, "contexts"), 0o755); err != nil {
+			return nil, err
+		}
+		return servers.StartGCS(ctx, bin.GCS, dir)
+	})
+	versions := t.TempDir()
+	l.s3 = keep(func(dir string) (*servers.Server, error) {
+		if err := os.Mkdir(filepath.Join(dir, "contexts"), 0o755); err != nil {
+			return nil, err
+		}
+		return servers.StartS3(ctx, bin.S3, dir, versions)
+	})
+	azurite := need.Command(t, "azurite-blob")
+	l.azure = keep(func(dir string) (*servers.Server, error) { return servers.StartAzure(ctx, azurite, dir) })
+}
+
+// start runs a registry until the end of t, the test that all rows are part of.
+func (l *lab) start(t *testing.T, program string, opt registryd.Options) (string, error) {
+	dir, err := os.MkdirTemp("", "kiln-registry-")
+	if err != nil {
+		return "", err
+	}
+	r, err := registryd.StartWith(t.Context(), program, dir, opt, nil)
+	if err != nil {
+		return "", errors.Join(err, os.RemoveAll(dir))
+	}
+	t.Cleanup(func() { check(t, errors.Join(r.Stop(), os.RemoveAll(dir))) })
+	return r.Host, nil
+}
+
+// push puts an image into a registry of plain HTTP.
+func (l *lab) push(t *testing.T, img v1.Image, ref string) v1.Hash {
+	t.Helper()
+	to, err := name.ParseReference(ref, name.Insecure)
+	check(t, err)
+	check(t, remote.Write(to, img, remote.WithContext(t.Context())))
+	digest, err := img.Digest()
+	check(t, err)
+	return digest
+}
+
+// applets are what the base image has of busybox.
+const applets = "sh cat echo ls mkdir rm sleep test true false id env touch chmod ln mv cp date wc head stat pwd printf dd grep find readlink"
+
+// makeBase makes a small image with a shell, of Debian's static busybox.
+func makeBase(t *testing.T) v1.Image {
+	t.Helper()
+	program, err := os.ReadFile(need.Command(t, "busybox"))
+	check(t, err)
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for _, d := range []string{"bin/", "dev/", "etc/", "proc/", "sys/", "root/", "var/"} {
+		check(t, w.WriteHeader(&tar.Header{Name: d, Typeflag: tar.TypeDir, Mode: 0o755}))
+	}
+	check(t, w.WriteHeader(&tar.Header{Name: "tmp/", Typeflag: tar.TypeDir, Mode: 0o1777}))
+	put := func(name, content string, mode int64) {
+		check(t, w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: mode, Size: int64(len(content))}))
+		_, err := io.WriteString(w, content)
+		check(t, err)
+	}
+	put("bin/busybox", string(program), 0o755)
+	put("etc/passwd", "root:x:0:0::/root:/bin/sh\n", 0o644)
+	for applet := range strings.FieldsSeq(applets) {
+		check(t, w.WriteHeader(&tar.Header{Name: "bin/" + applet, Linkname: "busybox", Typeflag: tar.TypeSymlink}))
+	}
+	check(t, w.Close())
+	raw := buf.Bytes()
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(raw)), nil })
+	check(t, err)
+	img, err := mutate.AppendLayers(empty.Image, layer)
+	check(t, err)
+	return reconfigure(t, img, func(c *v1.ConfigFile) {
+		c.OS, c.Architecture = "linux", runtime.GOARCH
+		c.History = []v1.History{{CreatedBy: "base"}}
+		c.Config = v1.Config{Env: []string{"PATH=/bin"}, Cmd: []string{"sh"}}
+	})
+}
+
+// reconfigure changes the config of an image.
+func reconfigure(t *testing.T, img v1.Image, f func(*v1.ConfigFile)) v1.Image {
+	t.Helper()
+	c, err := img.ConfigFile()
+	check(t, err)
+	c = c.DeepCopy()
+	f(c)
+	img, err = mutate.ConfigFile(img, c)
+	check(t, err)
+	return img
+}
+
+// get starts a server that is started when first needed.
+func get[T any](t *testing.T, f func() (T, error)) T {
+	t.Helper()
+	v, err := f()
+	check(t, err)
+	return v
+}
+
+// nowhere is an address of 127.0.0.1 that nothing listens on.
+func nowhere() string { return "127.0.0.1:1" }

@@ -1,0 +1,216 @@
+package compat
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// kind is what a row is about.
+type kind string
+
+const (
+	flagKind    kind = "flag"    // of the executor
+	pushKind    kind = "push"    // a flag of executor push
+	loginKind   kind = "login"   // a flag of executor login
+	commandKind kind = "command" // a subcommand or a program
+	envKind     kind = "env"     // an environment variable
+	pathKind    kind = "path"    // a path in the container
+	contextKind kind = "context" // a form of --context
+	authKind    kind = "registry"
+	failureKind kind = "failure" // what goes wrong, and what is said then
+	defectKind  kind = "defect"  // of kaniko, that must not be Kiln's
+)
+
+// row is one promise and its proof.
+type row struct {
+	kind kind
+	// name is what a user writes, other spellings after commas.
+	name string
+	// kaniko is its default, or what kaniko does.
+	kaniko string
+	// does is what Kiln does; run proves it.
+	does string
+	// differs is how that is not what kaniko does, on purpose; "" if it is.
+	differs string
+	// refused is the error of what is not supported; "" if it is.
+	refused string
+	run     func(t *testing.T, k *kit)
+}
+
+// names are all the spellings.
+func (r row) names() []string {
+	if r.prose() {
+		return []string{r.name}
+	}
+	return strings.Split(r.name, ", ")
+}
+
+// prose says that the name is not something that users type.
+func (r row) prose() bool {
+	return r.kind == failureKind || r.kind == defectKind || r.kind == authKind
+}
+
+// table is every row.
+func table() []row {
+	return slices.Concat(
+		inputRows(), outputRows(), cacheRows(), registryRows(), mirrorRows(), howRows(), logRows(), mountRows(),
+		commandRows(), envRows(), credentialRows(), cloudRows(), contextRows(), gitRows(), pathRows(), failureRows(), transferRows(), defectRows(),
+	)
+}
+
+// TestCompatibility runs every row.
+func TestCompatibility(t *testing.T) {
+	l := newLab(t)
+	for _, r := range table() {
+		t.Run(string(r.kind)+"/"+r.name, func(t *testing.T) {
+			t.Parallel()
+			r.run(t, newKit(t, l))
+		})
+	}
+}
+
+// TestRows proves that rows are complete and that no two are about the same.
+func TestRows(t *testing.T) {
+	seen := map[string]bool{}
+	for _, r := range table() {
+		if r.name == "" || r.does == "" || r.run == nil {
+			t.Errorf("row %s %q is not complete", r.kind, r.name)
+		}
+		for _, n := range r.names() {
+			if key := string(r.kind) + " " + n; seen[key] {
+				t.Errorf("two rows are about %s", key)
+			} else {
+				seen[key] = true
+			}
+		}
+	}
+}
+
+// TestPromises proves that everything in testdata/promises.txt has a row.
+func TestPromises(t *testing.T) {
+	have := map[string]bool{}
+	for _, r := range table() {
+		for _, n := range r.names() {
+			have[string(r.kind)+" "+n] = true
+		}
+	}
+	raw, err := os.ReadFile("testdata/promises.txt")
+	check(t, err)
+	promises := 0
+	for line := range strings.Lines(string(raw)) {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		promises++
+		if !have[line] {
+			t.Errorf("promises.txt: %q has no row", line)
+		}
+	}
+	if promises < 150 {
+		t.Errorf("there are only %d promises", promises)
+	}
+}
+
+// TestFlags proves that every flag that the programs know has a row.
+func TestFlags(t *testing.T) {
+	k := newKit(t, newLab(t))
+	rows := map[kind]map[string]bool{}
+	for _, r := range table() {
+		if rows[r.kind] == nil {
+			rows[r.kind] = map[string]bool{}
+		}
+		for _, n := range r.names() {
+			rows[r.kind][n] = true
+		}
+	}
+	for of, args := range map[kind][]string{flagKind: {"--help"}, pushKind: {"push", "--help"}, loginKind: {"login", "--help"}} {
+		help := k.exec(args...).ok().stderr
+		flags := regexp.MustCompile(`(?m)^\s+(?:(-\w), )?(--[a-z][a-z0-9-]+)`).FindAllStringSubmatch(help, -1)
+		if len(flags) < 3 {
+			t.Errorf("executor %s: no flags in %s", args, help)
+		}
+		for _, f := range flags {
+			for _, spelling := range f[1:] {
+				if spelling != "" && !rows[of][spelling] && !(of != flagKind && rows[flagKind][spelling]) {
+					t.Errorf("executor %s: %s has no row", strings.Join(args, " "), spelling)
+				}
+			}
+		}
+	}
+}
+
+var update = flag.Bool("update", false, "write docs/compatibility.md")
+
+// TestDocument proves that docs/compatibility.md is what the rows say.
+func TestDocument(t *testing.T) {
+	const path = "../../docs/compatibility.md"
+	want := document(table())
+	if *update {
+		check(t, os.MkdirAll("../../docs", 0o755))
+		check(t, os.WriteFile(path, want, 0o644))
+	}
+	got, err := os.ReadFile(path)
+	check(t, err)
+	if !bytes.Equal(got, want) {
+		t.Errorf("docs/compatibility.md is not what the rows say: run go test ./e2e/compat -run TestDocument -update")
+	}
+}
+
+// document writes the rows as a page.
+func document(rows []row) []byte {
+	var b bytes.Buffer
+	b.WriteString(`# Compatibility with kaniko
+
+Every row is a test of e2e/compat that runs the built program; this page is made
+from them by ` + "`go test ./e2e/compat -run TestDocument -update`" + `.
+`)
+	for _, s := range []struct {
+		kind         kind
+		title, first string
+	}{
+		{flagKind, "Flags of the executor", "flag"},
+		{commandKind, "Programs and subcommands", "command"},
+		{pushKind, "Flags of `executor push`, beside those for registries", "flag"},
+		{loginKind, "Flags of `executor login`, beside those for registries", "flag"},
+		{envKind, "Environment", "variable"},
+		{pathKind, "Paths", "path"},
+		{contextKind, "Contexts", "`--context`"},
+		{authKind, "Registries and their credentials", "registry"},
+		{failureKind, "What fails, and what is said", "failure"},
+		{defectKind, "Mistakes of kaniko's that are not repeated", "mistake"},
+	} {
+		fmt.Fprintf(&b, "\n## %s\n\n| %s | kaniko | Kiln | difference |\n|---|---|---|---|\n", s.title, s.first)
+		for _, r := range rows {
+			if r.kind != s.kind {
+				continue
+			}
+			differs := r.differs
+			if r.refused != "" {
+				differs = strings.TrimPrefix(differs+"; refused: `"+r.refused+"`", "; ")
+			}
+			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", spelled(r), cell(r.kaniko), cell(r.does), cell(differs))
+		}
+	}
+	return b.Bytes()
+}
+
+// spelled is the first cell of a row.
+func spelled(r row) string {
+	if r.prose() {
+		return cell(r.name)
+	}
+	var out []string
+	for _, n := range r.names() {
+		out = append(out, "`"+cell(n)+"`")
+	}
+	return strings.Join(out, ", ")
+}
+
+func cell(s string) string { return strings.ReplaceAll(s, "|", `\|`) }
