@@ -101,9 +101,6 @@ func inContainer(lookup func(string) (string, bool)) bool {
 	return false
 }
 
-// defaultKanikoDir is where kaniko's image has its files.
-const defaultKanikoDir = "/kaniko"
-
 // newWorkDir makes the directory that holds everything a build keeps on disk:
 // below --work-dir, or /kaniko where there is one, or the first place that is
 // likely to be a disk.
@@ -118,9 +115,9 @@ func newWorkDir(c *config, lookup func(string) (string, bool)) (string, error) {
 		}
 		return os.MkdirTemp(abs, "build-*")
 	}
-	places := []string{c.kanikoDir, "/var/tmp", os.TempDir()}
+	places := []string{c.registry.KanikoDir, "/var/tmp", os.TempDir()}
 	if dir, ok := lookup("TMPDIR"); ok && dir != "" {
-		places = append([]string{c.kanikoDir, dir}, places[1:]...)
+		places = append([]string{c.registry.KanikoDir, dir}, places[1:]...)
 	}
 	var errs []error
 	for i, place := range places {
@@ -151,13 +148,16 @@ type workspaceFor struct {
 // own is not the build's.
 func newWorkspace(c *config, iso isolation, dir string, own []string, r workspace.Report) (ws workspaceFor, err error) {
 	if iso.mode == sandbox.Overlay {
+		if c.materialize {
+			return ws, errors.New("--materialize needs --isolation=inplace: with overlay the container's root is not touched")
+		}
 		o, err := workspace.NewOverlay(dir, iso.ns, r)
 		if err != nil {
 			return ws, err
 		}
 		return workspaceFor{Workspace: o, close: o.Close}, nil
 	}
-	leave := slices.Concat([]string{c.kanikoDir}, own, c.ignored())
+	leave := slices.Concat([]string{c.registry.KanikoDir}, own, c.ignored())
 	for _, out := range []string{c.tarPath, c.layoutPath} {
 		if abs, err := filepath.Abs(out); err == nil && out != "" {
 			leave = append(leave, abs)
@@ -173,6 +173,11 @@ func newWorkspace(c *config, iso isolation, dir string, own []string, r workspac
 	ws = workspaceFor{Workspace: w, close: func() error { return nil }}
 	if c.cleanup {
 		ws.cleanup = w.Clear
+	}
+	if c.preCleanup {
+		if err := w.Clear(); err != nil {
+			return ws, err
+		}
 	}
 	return ws, nil
 }

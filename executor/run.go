@@ -7,8 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
-	"sync"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -30,6 +28,7 @@ import (
 // build does everything between the flags and the digest.
 func (s *session) build(ctx context.Context) error {
 	s.tellIsolation()
+	s.tellIgnored()
 	client, err := s.newClient()
 	if err == nil {
 		s.given, err = s.mounts()
@@ -47,7 +46,7 @@ func (s *session) build(ctx context.Context) error {
 	}
 	defer src.Close()
 	s.source = src.Revision
-	images := &images{client: client, found: map[v1.Hash]v1.Image{}}
+	images := s.newImages(client)
 	p, ignore, err := s.plan(ctx, src, images)
 	if err != nil {
 		return err
@@ -187,7 +186,7 @@ func (s *session) carryOut(ctx context.Context, src *source.Context, p *plan.Pla
 	opt := build.Options{
 		Workspace: ws, Context: files, Ignore: ignore, Contexts: named.files, Image: imgs.byDigest,
 		Spool: filepath.Join(s.workDir, "layers"), Fetch: s.fetchURL, Repo: s.fetchRepo,
-		CacheCopies: s.c.cacheCopies, NoCacheRuns: !s.c.cacheRuns, SingleLayer: s.c.singleSnapshot,
+		CacheCopies: s.c.cacheCopies, NoCacheRuns: !s.c.cacheRuns, SingleLayer: s.c.singleSnapshot, Materialize: s.c.materialize,
 		Progress: s.sink, Now: s.p.now, Mounts: s.given,
 	}
 	if err := s.imageForm(p, &opt); err != nil {
@@ -286,48 +285,4 @@ func (s *session) deliver(ctx context.Context, res build.Result, push *registry.
 		fmt.Fprintf(s.p.stdout, "%s@%s\n", repo, digest)
 	}
 	return nil
-}
-
-// images are the images that the plan names, by digest.
-type images struct {
-	client *registry.Client
-
-	mu    sync.Mutex
-	found map[v1.Hash]v1.Image
-}
-
-func (i *images) base(ctx context.Context, ref string, p v1.Platform) (plan.Base, error) {
-	var img v1.Image
-	var err error
-	if strings.HasPrefix(ref, layoutPrefix) {
-		img, err = layoutImage(ref, p)
-	} else {
-		img, _, err = i.client.Image(ctx, ref, p)
-	}
-	if err != nil {
-		return plan.Base{}, err
-	}
-	b := plan.Base{Ref: ref}
-	if b.Digest, err = img.Digest(); err != nil {
-		return b, fmt.Errorf("read %s: %w", ref, err)
-	}
-	if b.Config, err = img.ConfigFile(); err != nil {
-		return b, fmt.Errorf("read config of %s: %w", ref, err)
-	}
-	if b.StartInterval, err = image.StartInterval(img); err != nil {
-		return b, fmt.Errorf("read config of %s: %w", ref, err)
-	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.found[b.Digest] = img
-	return b, nil
-}
-
-func (i *images) byDigest(_ context.Context, digest v1.Hash) (v1.Image, error) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if img, ok := i.found[digest]; ok {
-		return img, nil
-	}
-	return nil, fmt.Errorf("image %s was not looked up", digest)
 }

@@ -43,6 +43,8 @@ func TestMain(m *testing.M) {
 // shell, base, the same registry behind a password at $PRIVATE, a sink for
 // events at $SINK, a server of files and repositories at $FILES, the files of the
 // script in files at $SERVED, and a socket of an agent at $AGENT.
+// $COUNTED is the registry too, which writes what it is asked for to requests,
+// and at $GONE is none. Scripts named for the warmer can run it.
 func TestScripts(t *testing.T) {
 	need.Root(t)
 	need.Command(t, "git")
@@ -81,6 +83,17 @@ func setup(env *testscript.Env) error {
 	if err := startAgent(env); err != nil {
 		return err
 	}
+	if isWarmer(env) {
+		if err := withWarmer(env); err != nil {
+			return err
+		}
+	}
+	count := httptest.NewServer(&counted{next: faults, file: filepath.Join(env.WorkDir, "requests")})
+	env.Defer(count.Close)
+	env.Setenv("COUNTED", strings.TrimPrefix(count.URL, "http://"))
+	gone := httptest.NewServer(http.NotFoundHandler())
+	env.Setenv("GONE", strings.TrimPrefix(gone.URL, "http://"))
+	gone.Close()
 	return pushBase(host)
 }
 

@@ -23,21 +23,13 @@ import (
 // environment reads what kaniko reads from the environment, for flags that
 // were not given.
 func (c *config) environment(lookup func(string) (string, bool), flags *pflag.FlagSet) error {
-	if v, ok := lookup("KANIKO_REGISTRY_MAP"); ok && v != "" && !flags.Changed("registry-map") {
-		c.registryMaps = []string{v}
-	}
-	if v, ok := lookup("KANIKO_REGISTRY_MIRROR"); ok && v != "" && !flags.Changed("registry-mirror") {
-		c.mirrors = []string{v}
-	}
+	c.registry.Environment(lookup, flags)
 	if v, ok := lookup("KANIKO_NO_PUSH"); ok && v != "" && !flags.Changed("no-push") {
 		if err := flags.Set("no-push", v); err != nil {
 			return fmt.Errorf("KANIKO_NO_PUSH: %w", err)
 		}
 	}
-	if v, ok := lookup("KANIKO_DIR"); ok && v != "" && !flags.Changed("kaniko-dir") {
-		c.kanikoDir = v
-	}
-	for name, flag := range map[string]string{"KANIKO_CLEANUP": "cleanup", "KANIKO_PRESERVE_CONTEXT": "preserve-context"} {
+	for name, flag := range map[string]string{"KANIKO_CLEANUP": "cleanup", "KANIKO_PRESERVE_CONTEXT": "preserve-context", "KANIKO_PRE_CLEANUP": "pre-cleanup"} {
 		if v, ok := lookup(name); ok && v != "" && !flags.Changed(flag) {
 			if err := flags.Set(flag, v); err != nil {
 				return fmt.Errorf("%s: %w", name, err)

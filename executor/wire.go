@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"path/filepath"
 	"strconv"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/executor/internal/access"
 	"github.com/kilnhook/kiln/executor/internal/build"
 	"github.com/kilnhook/kiln/executor/internal/cache"
 	"github.com/kilnhook/kiln/executor/internal/registry"
@@ -31,64 +31,18 @@ func (s *session) env(name string) string {
 
 // newClient makes the registry client that the flags describe.
 func (s *session) newClient() (*registry.Client, error) {
-	c := s.c
-	keychain, err := registry.NewKeychain(registry.KeychainOptions{
-		Content: s.env("DOCKER_AUTH_CONFIG"), Files: s.credentialFiles(), HelperEnv: s.p.env, Log: s.log,
-	})
+	keys, err := s.keychain()
 	if err != nil {
 		return nil, err
 	}
-	maps, err := parseMaps(c.registryMaps)
-	if err != nil {
-		return nil, err
-	}
-	certs := map[string]registry.ClientCert{}
-	for host, v := range c.clientCertificates {
-		cert, key, _ := strings.Cut(v, ",")
-		certs[host] = registry.ClientCert{Cert: cert, Key: key}
-	}
-	return registry.New(registry.Options{
-		Insecure: c.insecure, InsecurePull: c.insecurePull, InsecureRegistries: c.insecureHosts,
-		SkipTLSVerify: c.skipTLS, SkipTLSVerifyPull: c.skipTLSPull, SkipTLSVerifyRegistries: c.skipTLSHosts,
-		Certificates: c.certificates, ClientCerts: certs, Maps: maps, Mirrors: c.mirrors,
-		SkipDefaultFallback: c.skipFallback, PushRetry: c.pushRetry, DownloadRetry: c.downloadRetry,
-		IgnoreImmutableTagErrors: c.ignoreImmutable, Keychain: keychain, UserAgent: userAgent(),
-		Proxy: http.ProxyFromEnvironment, Log: s.log,
-	})
+	return s.c.registry.Client(s.access(), keys)
 }
 
-// credentialFiles are the places of registry credentials, kaniko's first.
-func (s *session) credentialFiles() []string {
-	var files []string
-	if dir := s.env("DOCKER_CONFIG"); dir != "" {
-		files = append(files, dir)
-	}
-	files = append(files, filepath.Join(s.c.kanikoDir, ".docker"))
-	if home := s.env("HOME"); home != "" {
-		files = append(files, filepath.Join(home, ".docker"))
-	}
-	if f := s.env("REGISTRY_AUTH_FILE"); f != "" {
-		files = append(files, f)
-	}
-	return files
-}
+func (s *session) keychain() (*registry.Keychain, error) { return s.c.registry.Keychain(s.access()) }
 
-// parseMaps reads "a=b;c=d" values of --registry-map.
-func parseMaps(values []string) (map[string][]string, error) {
-	out := map[string][]string{}
-	for _, v := range values {
-		for pair := range strings.SplitSeq(v, ";") {
-			if pair = strings.TrimSpace(pair); pair == "" {
-				continue
-			}
-			from, to, ok := strings.Cut(pair, "=")
-			if !ok || from == "" || to == "" {
-				return nil, fmt.Errorf("--registry-map %q: want host=other", pair)
-			}
-			out[from] = append(out[from], to)
-		}
-	}
-	return out, nil
+// access is what this process gives to those who reach registries.
+func (s *session) access() access.Process {
+	return access.Process{Lookup: s.p.lookup, Env: s.p.env, Now: s.p.now, UserAgent: userAgent(), Log: s.log, Local: s.baseCache()}
 }
 
 // preparePush returns nil if nothing is to be pushed.
@@ -226,15 +180,20 @@ func (s *session) newCache(client *registry.Client) (build.Cache, error) {
 	return c, err
 }
 
+// cacheRepo is where the layer cache is: a repository or oci:DIR.
+func (s *session) cacheRepo() string {
+	if s.c.cacheRepo != "" {
+		return s.c.cacheRepo
+	}
+	repo, _ := splitDestination(s.c.destinations[0])
+	return repo + "/cache"
+}
+
 func (s *session) openCache(client *registry.Client) (build.Cache, error) {
 	opt := cache.Options{TTL: s.c.cacheTTL, Now: s.p.now, Log: s.log}
-	repo := s.c.cacheRepo
+	repo := s.cacheRepo()
 	if dir, ok := strings.CutPrefix(repo, "oci:"); ok {
 		return cache.NewDir(dir, opt), nil
-	}
-	if repo == "" {
-		repo, _ = splitDestination(s.c.destinations[0])
-		repo += "/cache"
 	}
 	name, reach, err := client.Repository(repo)
 	if err != nil {

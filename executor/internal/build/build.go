@@ -72,6 +72,9 @@ type Options struct {
 	ExcludeName string
 	// SingleLayer makes one layer of all the steps of the last stage.
 	SingleLayer bool
+	// Materialize leaves the workspace with the root of the last stage, also if
+	// the cache had everything.
+	Materialize bool
 }
 
 // Files are a context: files to copy, without owners.

@@ -278,6 +278,11 @@ func (s *stage) finish(ctx context.Context) error {
 			return err
 		}
 	}
+	if s.Materialize && s.isTarget() {
+		if err := s.ground(ctx); err != nil {
+			return err
+		}
+	}
 	if len(s.use.copied) == 0 {
 		return nil
 	}
