@@ -19,7 +19,7 @@ import (
 // kaniko does, and then in the context.
 func (s *session) readDockerfile(ctx context.Context, contextDir string) (name string, content []byte, err error) {
 	if name, ok := urlName(s.c.dockerfile); ok {
-		content, err := source.GetSmall(ctx, s.c.dockerfile, dockerfile.MaxSize, userAgent())
+		content, err := source.GetSmall(ctx, s.c.dockerfile, dockerfile.MaxSize, s.userAgent())
 		if err != nil {
 			return name, nil, fmt.Errorf("get Dockerfile %s: %w", source.Redact(s.c.dockerfile), err)
 		}

@@ -94,7 +94,7 @@ func execute(ctx context.Context, c *config, p process) int {
 	case c.checkOnly:
 		status = s.reportCheck(ctx, err)
 	case err == nil:
-		err = s.build(ctx)
+		err = s.profiled(ctx)
 		if s.cleanup != nil {
 			err = errors.Join(err, s.cleanup())
 		}

@@ -275,3 +275,11 @@ func guarded(user, password string, next http.Handler) http.Handler {
 		next.ServeHTTP(w, r)
 	})
 }
+
+// observe remembers the user agent of the last request.
+func observe(agent *string) fault {
+	return func(_ http.ResponseWriter, r *http.Request) bool {
+		*agent = r.UserAgent()
+		return false
+	}
+}

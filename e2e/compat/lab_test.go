@@ -31,6 +31,7 @@ import (
 // servers, of which all but the first registry are started when first needed.
 type lab struct {
 	executor string // path of the binary
+	warmer   string // path of the other binary
 	ca       *authority
 	registry string     // host of Debian's registry: plain HTTP, for everybody
 	base     string     // the image that rows build on, in that registry
@@ -70,8 +71,9 @@ func newLab(t *testing.T) *lab {
 	check(t, err)
 	bin, err := servers.Compile(t.Context(), dir, "../servers", os.Stderr)
 	check(t, err)
-	l := &lab{executor: filepath.Join(t.TempDir(), "executor"), ca: newAuthority(t), other: newAuthority(t), v3: bin.Registry}
-	compile := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", l.executor, "../../executor")
+	binaries := t.TempDir()
+	l := &lab{executor: filepath.Join(binaries, "executor"), warmer: filepath.Join(binaries, "warmer"), ca: newAuthority(t), other: newAuthority(t), v3: bin.Registry}
+	compile := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", binaries, "../../executor", "../../executor/warmer")
 	compile.Env = append(os.Environ(), "CGO_ENABLED=0")
 	_, err = process.Run(t.Context(), compile, nil)
 	check(t, err)

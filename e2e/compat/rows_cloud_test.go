@@ -280,7 +280,7 @@ func cloudRows() []row {
 		},
 		{
 			kind: envKind, name: "AWS_PROFILE, AWS_SHARED_CREDENTIALS_FILE, AWS_CONFIG_FILE", kaniko: "a profile of the shared files",
-			does: "a profile of the shared files; not `role_arn` with a source profile, SSO or `credential_process`, which are errors",
+			does: "a profile of the shared files, with its key, role, SSO or `credential_process`",
 			run: func(t *testing.T, k *kit) {
 				url := k.amazon(t)
 				key := fmt.Sprintf("aws_access_key_id=%s\naws_secret_access_key=%s\n", servers.S3Key, servers.S3Secret)
@@ -288,9 +288,12 @@ func cloudRows() []row {
 				k.exec("--no-push", "--context="+url).fails("access key x of profile default")
 				k.env["AWS_PROFILE"] = "other"
 				k.remote(url).holds("f", "amazon")
-				k.env["AWS_CONFIG_FILE"] = k.write("config", "[profile sso]\nsso_session = mine\n")
+				k.write("answer", strings.Replace(keyAnswer, "{", `{"Version":1,`, 1))
+				k.env["AWS_CONFIG_FILE"] = k.write("config", "[profile sso]\nsso_session = mine\n[profile process]\ncredential_process = cat "+k.path("answer")+"\n")
+				k.env["AWS_PROFILE"] = "process"
+				k.remote(url).holds("f", "amazon")
 				k.env["AWS_PROFILE"] = "sso"
-				k.exec("--no-push", "--context="+url).fails("profile sso uses sso_session, which is not supported")
+				k.exec("--no-push", "--context="+url).fails("profile sso", "[sso-session mine]")
 			},
 		},
 		{

@@ -1,6 +1,7 @@
 package compat
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 )
@@ -59,10 +60,36 @@ func commandRows() []row {
 		},
 		{
 			kind: commandKind, name: "executor doctor", kaniko: "no such command",
-			does: "checks a build's context, registries, isolation and disk before it", differs: "more than kaniko", refused: `unexpected argument "doctor"`,
-			run: func(_ *testing.T, k *kit) {
-				k.scratch()
-				k.exec("doctor", "--context=ctx", "--no-push").fails(`unexpected argument "doctor"`)
+			does: "takes the flags of a build and says what it would find: context, images, permission to push and by which credentials, isolation, disk", differs: "more than kaniko",
+			run: func(t *testing.T, k *kit) {
+				host := k.guardedRegistry()
+				k.dockerfile("FROM BASE")
+				k.login(host)
+				r := k.exec("doctor", "--context=ctx", "--isolation=overlay", k.to(host)).ok()
+				contains(t, r.stdout, "STATE", "isolation", "disk", "allowed, with the credentials for "+host+" in "+k.path("home/.docker/config.json"))
+				k.absent(k.repo)
+				k.write("home/.docker/config.json", "{}")
+				r = k.exec("doctor", "--context=ctx", "--isolation=overlay", k.to(host)).fails("the build would fail: 1 of")
+				contains(t, r.stdout, "UNAUTHORIZED")
+			},
+		},
+		{
+			kind: doctorKind, name: "--json", kaniko: "no such command", does: "prints JSON", differs: "more than kaniko",
+			run: func(t *testing.T, k *kit) {
+				k.dockerfile("FROM " + k.repo + ":none")
+				var out struct {
+					OK       bool
+					Findings []struct{ Check, State, Detail string }
+				}
+				r := k.exec("doctor", "--json", "--context=ctx", "--no-push", "--isolation=overlay").fails()
+				check(t, json.Unmarshal([]byte(r.stdout), &out))
+				failed := ""
+				for _, f := range out.Findings {
+					if f.State == "failed" {
+						failed += f.Check + ": " + f.Detail + "\n"
+					}
+				}
+				contains(t, failed, "base image: ", "not found")
 			},
 		},
 		{

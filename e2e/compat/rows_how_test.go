@@ -99,14 +99,23 @@ func howRows() []row {
 		{
 			kind: flagKind, name: "--force", kaniko: "`false`: outside of a container it refuses to build",
 			does: "builds in place outside of what looks like a container too", differs: "only building in place is refused there, since nothing else touches the machine's files",
-			run: func(_ *testing.T, k *kit) {
+			run: func(t *testing.T, k *kit) {
 				k.dockerfile("FROM BASE\nRUN echo x > /made")
-				// In place is never tried here: a container without marks is the machine.
+				// A directory that is no overlay, entered by chroot, has no mark of a container.
 				c := k.inside()
+				bare := k.path("bare")
+				for _, d := range []string{"/tmp", "/proc"} {
+					check(t, os.MkdirAll(bare+d, 0o755))
+				}
+				check(t, os.WriteFile(bare+"/executor", []byte(readFile(t, k.executor)), 0o755))
+				k.write("bare/ctx/Dockerfile", "FROM scratch\nCOPY Dockerfile /copied\n")
+				c.bind("bare", "/bare", false)
+				build := "/kaniko/busybox chroot /bare /executor --no-push --isolation=inplace --context=/ctx --work-dir=/tmp"
+				c.shell(build).fails("building in place should only be done inside of a container", "run with the --force flag if you are sure you want to continue")
+				// It has no /proc either, which is as far as it gets.
+				c.shell(build + " --force").fails("isolation: inplace", "/proc/self/mountinfo")
 				c.bind("ctx", "/workspace", true)
-				script := "/kaniko/sh mkdir -p /hidden /bare && /kaniko/sh mount -t tmpfs none /hidden"
-				_ = script
-				c.executor("--no-push", "--isolation=inplace", "--force").ok()
+				c.executor("--no-push").ok().says("isolation: inplace")
 			},
 		},
 		{
@@ -186,13 +195,48 @@ func howRows() []row {
 		},
 		{
 			kind: flagKind, name: "--pre-cleanup", kaniko: "of the forks: `false`",
-			does: "removes what was in the container before a build in place", refused: "unknown flag: --pre-cleanup",
-			run: func(_ *testing.T, k *kit) { k.local("--pre-cleanup").fails("unknown flag: --pre-cleanup") },
+			does: "empties the container's root before a build in place; with a root of its own it changes nothing, and says so",
+			run: func(t *testing.T, k *kit) {
+				k.dockerfile("FROM BASE\nRUN ls / > /seen")
+				c := k.inside()
+				c.bind("ctx", "/workspace", true)
+				c.file("/leftover/of", "an earlier build\n")
+				c.executor("--destination="+k.repo, "--isolation=inplace").ok()
+				contains(t, k.at(k.repo).files()["seen"], "leftover")
+				c.executor("--destination="+k.repo, "--isolation=inplace", "--pre-cleanup").ok()
+				if seen := k.at(k.repo).files()["seen"]; strings.Contains(seen, "leftover") {
+					t.Errorf("the RUN saw %s", seen)
+				}
+				k.local("--pre-cleanup").ok().says("--pre-cleanup changes nothing with --isolation=overlay")
+			},
 		},
 		{
 			kind: flagKind, name: "--materialize", kaniko: "of the forks: `false`",
-			does: "leaves the files of the image in the container, also if every step was cached", refused: "unknown flag: --materialize",
-			run: func(_ *testing.T, k *kit) { k.local("--materialize").fails("unknown flag: --materialize") },
+			does: "leaves the files of the image in the container's root, also if the cache had every step; only in place",
+			run: func(t *testing.T, k *kit) {
+				k.dockerfile("FROM BASE\nRUN echo x > /made")
+				c := k.inside()
+				c.bind("ctx", "/workspace", true)
+				build := "/kaniko/executor --no-push --isolation=inplace --log-format=text --insecure-registry=" + k.registry + " --cache --cache-repo=" + k.repo + "/cache "
+				c.shell(build).ok()
+				r := c.shell(build + "; /kaniko/busybox ls -1 /; echo then; " + build + "--materialize; /kaniko/busybox ls -1 /").ok().says("CACHED")
+				before, after, _ := strings.Cut(r.stdout, "then")
+				if strings.Contains(before, "made") {
+					t.Errorf("without the flag there is %s", before)
+				}
+				contains(t, after, "made")
+				k.local("--materialize").fails("--materialize")
+				k.local("--materialize", "--cleanup").fails("--materialize and --cleanup exclude each other")
+			},
+		},
+		{
+			kind: flagKind, name: "--force-build-metadata", kaniko: "`false`: instructions without files get layers with a cache",
+			does: "changes nothing, and says so: instructions that change no files have no layers", differs: "there is nothing to choose",
+			run: func(t *testing.T, k *kit) {
+				k.dockerfile("FROM BASE\nENV A=b\nRUN echo x > /made")
+				equal(t, "digest", k.pushed("--reproducible", "--force-build-metadata").digest(), k.pushed("--reproducible").digest())
+				k.local("--force-build-metadata").ok().says("--force-build-metadata changes nothing")
+			},
 		},
 		{
 			kind: flagKind, name: "--preserve-context", kaniko: "of the forks: `false`: puts the container's files back after the build",

@@ -95,6 +95,7 @@ func inputRows() []row {
 				k.dockerfile("FROM scratch AS one\nLABEL s=1\nFROM scratch AS two\nLABEL s=2\nFROM scratch\nCOPY none /")
 				equal(k.t, "label", k.pushed("--target=two").config().Config.Labels, map[string]string{"s": "2"})
 				equal(k.t, "label", k.pushed("--target=ONE").config().Config.Labels, map[string]string{"s": "1"})
+				equal(k.t, "label", k.pushed("--target=1").config().Config.Labels, map[string]string{"s": "2"})
 				k.local("--target=nine").fails("nine")
 			},
 		},

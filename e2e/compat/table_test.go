@@ -18,6 +18,8 @@ const (
 	flagKind    kind = "flag"    // of the executor
 	pushKind    kind = "push"    // a flag of executor push
 	loginKind   kind = "login"   // a flag of executor login
+	warmerKind  kind = "warmer"  // a flag of the warmer
+	doctorKind  kind = "doctor"  // a flag of executor doctor
 	commandKind kind = "command" // a subcommand or a program
 	envKind     kind = "env"     // an environment variable
 	pathKind    kind = "path"    // a path in the container
@@ -60,15 +62,17 @@ func (r row) prose() bool {
 func table() []row {
 	return slices.Concat(
 		inputRows(), outputRows(), cacheRows(), registryRows(), mirrorRows(), howRows(), logRows(), mountRows(),
-		commandRows(), envRows(), credentialRows(), cloudRows(), contextRows(), gitRows(), pathRows(), failureRows(), transferRows(), defectRows(),
+		commandRows(), warmerRows(), envRows(), ignoredRows(), cloudRegistryRows(), credentialRows(), cloudRows(), contextRows(), gitRows(), pathRows(), failureRows(), transferRows(), defectRows(),
 	)
 }
 
-// TestCompatibility runs every row.
+// TestCompatibility runs every row, and looks for flags without one.
 func TestCompatibility(t *testing.T) {
 	l := newLab(t)
+	t.Run("flags", func(t *testing.T) { everyFlag(t, newKit(t, l)) })
 	for _, r := range table() {
-		t.Run(string(r.kind)+"/"+r.name, func(t *testing.T) {
+		// Neither overlays nor flags take every character of a directory's name.
+		t.Run(string(r.kind)+"/"+strings.ReplaceAll(r.name, ", ", " "), func(t *testing.T) {
 			t.Parallel()
 			r.run(t, newKit(t, l))
 		})
@@ -118,9 +122,8 @@ func TestPromises(t *testing.T) {
 	}
 }
 
-// TestFlags proves that every flag that the programs know has a row.
-func TestFlags(t *testing.T) {
-	k := newKit(t, newLab(t))
+// everyFlag proves that every flag that the programs know has a row.
+func everyFlag(t *testing.T, k *kit) {
 	rows := map[kind]map[string]bool{}
 	for _, r := range table() {
 		if rows[r.kind] == nil {
@@ -130,16 +133,19 @@ func TestFlags(t *testing.T) {
 			rows[r.kind][n] = true
 		}
 	}
-	for of, args := range map[kind][]string{flagKind: {"--help"}, pushKind: {"push", "--help"}, loginKind: {"login", "--help"}} {
-		help := k.exec(args...).ok().stderr
+	for of, args := range map[kind][]string{
+		flagKind: {k.executor, "--help"}, pushKind: {k.executor, "push", "--help"}, loginKind: {k.executor, "login", "--help"},
+		doctorKind: {k.executor, "doctor", "--help"}, warmerKind: {k.warmer, "--help"},
+	} {
+		help := k.command(args[0], args[1:]...).ok().stderr
 		flags := regexp.MustCompile(`(?m)^\s+(?:(-\w), )?(--[a-z][a-z0-9-]+)`).FindAllStringSubmatch(help, -1)
 		if len(flags) < 3 {
-			t.Errorf("executor %s: no flags in %s", args, help)
+			t.Errorf("%s: no flags in %s", args, help)
 		}
 		for _, f := range flags {
 			for _, spelling := range f[1:] {
-				if spelling != "" && !rows[of][spelling] && !(of != flagKind && rows[flagKind][spelling]) {
-					t.Errorf("executor %s: %s has no row", strings.Join(args, " "), spelling)
+				if spelling != "" && !rows[of][spelling] && !(of != flagKind && of != warmerKind && rows[flagKind][spelling]) {
+					t.Errorf("%s: %s has no row", strings.Join(args, " "), spelling)
 				}
 			}
 		}
@@ -177,6 +183,8 @@ from them by ` + "`go test ./e2e/compat -run TestDocument -update`" + `.
 	}{
 		{flagKind, "Flags of the executor", "flag"},
 		{commandKind, "Programs and subcommands", "command"},
+		{warmerKind, "Flags of the warmer", "flag"},
+		{doctorKind, "Flags of `executor doctor`, beside those of a build", "flag"},
 		{pushKind, "Flags of `executor push`, beside those for registries", "flag"},
 		{loginKind, "Flags of `executor login`, beside those for registries", "flag"},
 		{envKind, "Environment", "variable"},
