@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"runtime/pprof"
 	"slices"
@@ -11,6 +12,9 @@ import (
 	"strings"
 
 	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/executor/internal/progress"
+	"github.com/kilnhook/kiln/executor/internal/telemetry"
+	"github.com/kilnhook/kiln/executor/internal/transport"
 )
 
 // userAgent is what servers are told. UPSTREAM_CLIENT_TYPE says on whose behalf.
@@ -73,6 +77,32 @@ func (s *session) profiled(ctx context.Context) error {
 		return fault(events.ClassConfig, err)
 	}
 	return errors.Join(s.build(ctx), stop())
+}
+
+// trace sends what the build says to a collector of traces too, if the
+// environment names one. That it cannot be reached fails no build.
+func (s *session) trace() (end func(context.Context, error)) {
+	none := func(context.Context, error) {}
+	opt, err := telemetry.Settings(s.env)
+	if err != nil {
+		s.note("warning: no traces are sent: %v", err)
+		return none
+	}
+	if opt.Endpoint == "" {
+		return none
+	}
+	opt.Transport = transport.New(transport.Options{Proxy: http.ProxyFromEnvironment, UserAgent: s.userAgent()})
+	rec, tell := telemetry.New(opt, s.begun), s.sink
+	s.sink = func(e progress.Event) {
+		rec.Event(e)
+		tell.Send(e)
+	}
+	return func(ctx context.Context, err error) {
+		about := map[string]string{"kiln.outcome": string(s.res.Outcome), "kiln.image.digest": s.res.Digest, "kiln.image.repository": s.res.Repository}
+		if err := rec.End(context.WithoutCancel(ctx), s.p.now(), err, about); err != nil {
+			s.note("warning: %v", err)
+		}
+	}
 }
 
 // tellIgnoredVariables warns of variables of kaniko's forks that change nothing

@@ -113,7 +113,7 @@ func howRows() []row {
 				build := "/kaniko/busybox chroot /bare /executor --no-push --isolation=inplace --context=/ctx --work-dir=/tmp"
 				c.shell(build).fails("building in place should only be done inside of a container", "run with the --force flag if you are sure you want to continue")
 				// It has no /proc either, which is as far as it gets.
-				c.shell(build + " --force").fails("isolation: inplace", "/proc/self/mountinfo")
+				c.shell(build+" --force").fails("isolation: inplace", "/proc/self/mountinfo")
 				c.bind("ctx", "/workspace", true)
 				c.executor("--no-push").ok().says("isolation: inplace")
 			},

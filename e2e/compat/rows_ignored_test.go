@@ -1,7 +1,11 @@
 package compat
 
 import (
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
+	"strings"
 	"testing"
 )
 
@@ -71,11 +75,30 @@ func ignoredRows() []row {
 		},
 		{
 			kind: envKind, name: "KANIKO_TELEMETRY_ENDPOINT, KANIKO_TELEMETRY_OMIT_DOCKERFILE, OTEL_EXPORTER_OTLP_ENDPOINT", kaniko: "of the forks: spans of the build, sent by OTLP over HTTP",
-			does: "change nothing yet, and the log says so", differs: "no spans; `--log-format=json` and `--result-file` have the times of every step",
-			run: func(_ *testing.T, k *kit) {
+			does: "a span for the build and for each of its steps, sent by OTLP over HTTP; without the Dockerfile's text if that is to be omitted; OpenTelemetry's own variables and TRACEPARENT are known", differs: "a collector that cannot be reached is a warning",
+			run: func(t *testing.T, k *kit) {
 				k.scratch()
-				k.env["KANIKO_TELEMETRY_ENDPOINT"], k.env["KANIKO_TELEMETRY_OMIT_DOCKERFILE"], k.env["OTEL_EXPORTER_OTLP_ENDPOINT"] = "http://x", "true", "http://x"
-				k.local().ok().says("warning: KANIKO_TELEMETRY_ENDPOINT changes nothing", "warning: OTEL_EXPORTER_OTLP_ENDPOINT changes nothing")
+				var got string
+				server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+					raw, _ := io.ReadAll(r.Body)
+					got = r.URL.Path + " " + string(raw)
+				}))
+				defer server.Close()
+				k.env["KANIKO_TELEMETRY_ENDPOINT"] = server.URL
+				k.local().ok().hushes("warning")
+				contains(t, got, "/v1/traces {", "COPY Dockerfile /file", `"service.name"`)
+				k.env["KANIKO_TELEMETRY_OMIT_DOCKERFILE"] = "true"
+				k.local().ok()
+				if strings.Contains(got, "COPY") {
+					t.Errorf("the Dockerfile is in %s", got)
+				}
+				delete(k.env, "KANIKO_TELEMETRY_ENDPOINT")
+				k.env["OTEL_EXPORTER_OTLP_ENDPOINT"] = server.URL + "/base"
+				k.env["TRACEPARENT"] = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+				k.local().ok()
+				contains(t, got, "/base/v1/traces {", `"traceId":"0af7651916cd43dd8448eb211c80319c"`)
+				k.env["OTEL_EXPORTER_OTLP_ENDPOINT"] = "http://" + nowhere()
+				k.local().ok().says("warning: send telemetry to 127.0.0.1:1", "connection refused")
 			},
 		},
 		{
