@@ -93,7 +93,7 @@ func (s *session) tellIgnored() {
 		{!s.c.compressedCaching, "--compressed-caching=false changes nothing: layers are never held in memory"},
 		{s.c.buildMetadata, "--force-build-metadata changes nothing: instructions that change no files have no layers, as with BuildKit"},
 		{s.gitFlag("single-branch"), "--git single-branch changes nothing: one commit is fetched, and no other branch"},
-		{s.gitFlag("depth"), "--git depth changes nothing unless .git is kept: one commit is fetched, without its history"},
+		{s.gitFlag("depth") && !s.keepGitDir(), "--git depth changes nothing: without --build-arg BUILDKIT_CONTEXT_KEEP_GIT_DIR=1 the files of one commit are fetched and no history"},
 		{s.iso.mode == sandbox.Overlay && s.c.preCleanup, "--pre-cleanup changes nothing with --isolation=overlay, which leaves the container's root alone"},
 		{s.iso.mode == sandbox.Overlay && s.c.cleanup, "--cleanup changes nothing with --isolation=overlay, which leaves the container's root alone"},
 	} {

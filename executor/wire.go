@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -64,6 +65,7 @@ func (s *session) sourceOptions(dir string) (source.Options, error) {
 		TempDir: dir, SubPath: s.c.subPath, Stdin: s.p.stdin, UserAgent: s.userAgent(),
 		GitPullMethod: s.env("GIT_PULL_METHOD"), GitToken: s.env("GIT_TOKEN"),
 		GitUsername: s.env("GIT_USERNAME"), GitPassword: s.env("GIT_PASSWORD"),
+		GitSkipLFS: isTrue(s.env("GIT_LFS_SKIP_SMUDGE")), GitKeepDir: s.keepGitDir(), SSH: s.ssh(),
 		Env: s.env, Now: s.p.now, Proxy: http.ProxyFromEnvironment, Log: s.log,
 	}
 	for _, kv := range s.c.git {
@@ -78,7 +80,9 @@ func (s *session) sourceOptions(dir string) (source.Options, error) {
 		case "single-branch": // one commit is all that is fetched
 			_, err = strconv.ParseBool(v)
 		case "depth":
-			_, err = strconv.ParseUint(v, 10, 31)
+			var n uint64
+			n, err = strconv.ParseUint(v, 10, 31)
+			opt.GitDepth = int(n)
 		case "recurse-submodules":
 			opt.GitSubmodules, err = strconv.ParseBool(v)
 		case "insecure-skip-tls":
@@ -91,6 +95,31 @@ func (s *session) sourceOptions(dir string) (source.Options, error) {
 		}
 	}
 	return opt, nil
+}
+
+func isTrue(s string) bool {
+	on, err := strconv.ParseBool(s)
+	return err == nil && on
+}
+
+// keepGitDir tells whether the build argument is set by which BuildKit leaves a
+// .git in a context from Git.
+func (s *session) keepGitDir() bool {
+	args, err := s.c.arguments(s.p.lookup)
+	return err == nil && isTrue(args["BUILDKIT_CONTEXT_KEEP_GIT_DIR"])
+}
+
+// ssh says how to log in to the Git servers of contexts.
+func (s *session) ssh() source.SSHOptions {
+	o := source.SSHOptions{Agent: s.env("SSH_AUTH_SOCK"), KnownHosts: []string{"/etc/ssh/ssh_known_hosts"}}
+	if files := s.env("SSH_KNOWN_HOSTS"); files != "" {
+		o.KnownHosts = filepath.SplitList(files)
+	}
+	if home := s.env("HOME"); home != "" {
+		o.Dirs = append(o.Dirs, filepath.Join(home, ".ssh"))
+	}
+	o.Dirs = append(o.Dirs, filepath.Join(s.c.registry.KanikoDir, ".ssh"))
+	return o
 }
 
 // fetchURL gets what an ADD names.

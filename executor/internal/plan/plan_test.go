@@ -33,7 +33,7 @@ func TestErrors(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
 		{"security", "FROM a\nRUN --security=insecure x", "Dockerfile:2: RUN --security=insecure x: --security is not supported yet"},
 		{"device", "FROM a\nRUN --device=x y", "Dockerfile:2: RUN --device=x y: --device is not supported yet"},
-		{"ADD git ssh", "FROM a\nADD git@x:y /z", "Dockerfile:2: ADD git@x:y /z: repositories cannot be fetched over ssh: write an https:// URL"},
+		{"ADD git protocol", "FROM a\nADD git://x/y /z", "Dockerfile:2: ADD git://x/y /z: repositories cannot be fetched over the git protocol: write an https:// URL"},
 		{"ADD git protocol", "FROM a\nADD git://x/y.git /z", "Dockerfile:2: ADD git://x/y.git /z: repositories cannot be fetched over the git protocol: write an https:// URL"},
 		{"in a trigger", "FROM on", `Dockerfile:1: RUN --security=insecure y: --security is not supported yet`},
 
