@@ -32,6 +32,7 @@ type internet struct {
 // request is what a host was asked.
 type request struct {
 	method, host, path, authorization string
+	part                              string // that was asked for
 }
 
 // newInternet starts an internet without hosts.
@@ -101,7 +102,7 @@ func (n *internet) connect(w http.ResponseWriter, r *http.Request) {
 
 func (n *internet) serve(name string, w http.ResponseWriter, r *http.Request) {
 	n.mu.Lock()
-	n.seen = append(n.seen, request{r.Method, name, r.URL.RequestURI(), r.Header.Get("Authorization")})
+	n.seen = append(n.seen, request{r.Method, name, r.URL.RequestURI(), r.Header.Get("Authorization"), r.Header.Get("Range")})
 	h := n.hosts[name]
 	n.mu.Unlock()
 	if h == nil {
@@ -173,7 +174,7 @@ func newFaults(t *testing.T, host string, f fault) *faults {
 	next := forward(host)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		out.mu.Lock()
-		out.seen = append(out.seen, request{r.Method, r.Host, r.URL.RequestURI(), r.Header.Get("Authorization")})
+		out.seen = append(out.seen, request{r.Method, r.Host, r.URL.RequestURI(), r.Header.Get("Authorization"), r.Header.Get("Range")})
 		out.mu.Unlock()
 		if !f(w, r) {
 			next.ServeHTTP(w, r)
@@ -195,6 +196,19 @@ func (f *faults) count(method, path string) int {
 		}
 	}
 	return n
+}
+
+// parts are the parts that were asked for.
+func (f *faults) parts() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []string
+	for _, r := range f.seen {
+		if r.part != "" {
+			out = append(out, r.part)
+		}
+	}
+	return out
 }
 
 // first is a fault that answers the first n requests that match.

@@ -78,6 +78,7 @@ func (r *router) RoundTrip(req *http.Request) (*http.Response, error) {
 		r.asked.Delete(req.URL.Host)
 		wait := retryAfter(resp)
 		if wait == 0 || try == maxRetryAfter || req.Body != nil && req.GetBody == nil {
+			r.resumable(rt, req, resp)
 			return resp, nil
 		}
 		_ = resp.Body.Close()
