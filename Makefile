@@ -39,17 +39,19 @@ e2e: setup
 	@$(GO) run ./e2e/prepare
 	$(GO) test -count=1 -v -timeout 30m $(TEST_FLAGS) ./e2e/...
 
-## images: build Kiln's own images with Kiln's executor, as OCI layouts below dist/
+## images: build Kiln's own images with Kiln's executor, as OCI layouts below dist/; ARCHS="amd64 arm64" says for what
+images: ARCHS ?= amd64 arm64
 images:
-	@.ci/setup up
+	@.ci/setup images
 	@$(MAKE) --no-print-directory build
-	infra/images/build dist
+	VERSION='$(VERSION)' infra/images/build dist $(ARCHS)
 
-## build: compile bin/kiln and bin/executor
+## build: compile bin/kiln, bin/executor and bin/warmer
 build: export CGO_ENABLED = 0
 build:
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/kiln ./infra/kiln
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/executor ./executor
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/warmer ./executor/warmer
 
 ## clean: remove what was built in this directory
 clean:

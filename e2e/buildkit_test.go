@@ -25,7 +25,7 @@ func TestOwnImageMatchesBuildKit(t *testing.T) {
 	l := newLab(t)
 	context := t.TempDir()
 	for name, from := range map[string]string{
-		"Dockerfile": "../infra/images/executor.Dockerfile", "LICENSE": "../LICENSE",
+		"Dockerfile": "../infra/images/Dockerfile", "LICENSE": "../LICENSE",
 		"executor": l.executor, "ca-certificates.crt": "/etc/ssl/certs/ca-certificates.crt",
 	} {
 		content, err := os.ReadFile(from)
@@ -33,7 +33,7 @@ func TestOwnImageMatchesBuildKit(t *testing.T) {
 		check(t, os.WriteFile(filepath.Join(context, name), content, 0o755))
 	}
 	check(t, settle(context))
-	b := build{context: context}
+	b := build{context: context, target: "executor"}
 	l.match(t, l.oracle(t, "own", b), "own", b, l.overlay)
 }
 

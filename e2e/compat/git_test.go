@@ -1,6 +1,7 @@
 package compat
 
 import (
+	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -27,9 +28,10 @@ type repository struct {
 	handler http.Handler
 	host    string // plain HTTP
 
-	mu   sync.Mutex
-	seen []string // users that asked
-	user string   // whom it lets in, with password; "": everybody
+	mu    sync.Mutex
+	seen  []string          // users that asked
+	large map[string]string // what is in Git LFS, by its id
+	user  string            // whom it lets in, with password; "": everybody
 }
 
 func newRepository(t *testing.T) *repository {
@@ -112,8 +114,35 @@ func (r *repository) guard(next http.Handler) http.Handler {
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
-		next.ServeHTTP(w, req)
+		if !r.serveLarge(w, req) {
+			next.ServeHTTP(w, req)
+		}
 	})
+}
+
+// keepLarge puts a file into Git LFS.
+func (r *repository) keepLarge(oid, content string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.large = map[string]string{oid: content}
+}
+
+// serveLarge answers for Git LFS, if there is anything in it.
+func (r *repository) serveLarge(w http.ResponseWriter, req *http.Request) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for oid, content := range r.large {
+		switch req.URL.Path {
+		case "/app.git/info/lfs/objects/batch":
+			w.Header().Set("Content-Type", "application/vnd.git-lfs+json")
+			fmt.Fprintf(w, `{"objects":[{"oid":%q,"size":%d,"actions":{"download":{"href":"http://%s/large/%s"}}}]}`, oid, len(content), req.Host, oid)
+			return true
+		case "/large/" + oid:
+			_, _ = io.WriteString(w, content)
+			return true
+		}
+	}
+	return false
 }
 
 // only lets nobody in but a user.

@@ -2,11 +2,15 @@ package compat
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/kilnhook/kiln/e2e/sshd"
 )
 
 // contextRows are about the forms of --context, but for Git and buckets.
@@ -129,6 +133,53 @@ func gitRows() []row {
 				git := r.tls(k.ca)
 				k.remote(git).holds("f", "main")
 				k.remote(strings.Replace(git, "git://", "https://", 1)+"#dev").holds("f", "dev")
+			},
+		},
+		{
+			kind: contextKind, name: "ssh://git@host/repo.git, git@host:repo.git", kaniko: "not known",
+			does: "a repository over ssh, with the keys of an agent or of `.ssh`; only of servers in known_hosts", differs: "more than kaniko",
+			run: func(t *testing.T, k *kit) {
+				r, server := newRepository(t), sshd.Start(t)
+				where := server.User + "@" + server.Addr + r.dir + "/app.git"
+				k.exec("--no-push", "--context=ssh://"+where).fails("is not known: its key is ssh-ed25519 SHA256:", "ssh-keyscan")
+				k.write("home/.ssh/known_hosts", readFile(t, server.Dir+"/known_hosts"))
+				k.exec("--no-push", "--context=ssh://"+where).fails("not in with no key: there is no agent (SSH_AUTH_SOCK)")
+				k.write("home/.ssh/id_ed25519", readFile(t, server.Dir+"/id_ed25519"))
+				k.remote("ssh://"+where).holds("f", "main")
+				k.remote("ssh://"+where+"#dev").holds("f", "dev")
+				k.remote("ssh://"+where+"#main:dir").holds("inner", "inner")
+				// The short form has no port: it goes to 22, where nobody is known.
+				k.exec("--no-push", "--context=git@127.0.0.1:app.git").fails("ssh")
+			},
+		},
+		{
+			kind: envKind, name: "SSH_AUTH_SOCK, SSH_KNOWN_HOSTS", kaniko: "not known",
+			does: "an agent's socket, and files that name known servers, for contexts over ssh", differs: "more than kaniko",
+			run: func(t *testing.T, k *kit) {
+				r, server := newRepository(t), sshd.Start(t)
+				k.env["SSH_AUTH_SOCK"], k.env["SSH_KNOWN_HOSTS"] = server.Agent(t), server.Dir+"/known_hosts"
+				k.remote("ssh://"+server.User+"@"+server.Addr+r.dir+"/app.git").holds("f", "main")
+			},
+		},
+		{
+			kind: envKind, name: "GIT_LFS_SKIP_SMUDGE", kaniko: "files in Git LFS are always their pointers, and nothing is said",
+			does: "files in Git LFS are fetched, or the build fails; with this they are their pointers, with a warning", differs: "never pointers in silence",
+			run: func(t *testing.T, k *kit) {
+				r := start(t, k)
+				oid := fmt.Sprintf("%x", sha256.Sum256([]byte("large indeed")))
+				pointer := "version https://git-lfs.github.com/spec/v1\noid sha256:" + oid + "\nsize 12\n"
+				r.write("app/large", pointer)
+				r.write("app/.gitattributes", "large filter=lfs diff=lfs merge=lfs -text\n")
+				r.commit("lfs")
+				r.git("app", "push", "-q", "origin", "HEAD:lfs")
+				k.exec("--no-push", "--context="+r.url("#lfs")).fails("are kept in Git LFS and cannot be fetched (set GIT_LFS_SKIP_SMUDGE=1 to build with the pointers to them)")
+				k.env["GIT_LFS_SKIP_SMUDGE"] = "1"
+				k.gitBuild(r, "#lfs").holds("large", strings.TrimSuffix(pointer, "\n"))
+				delete(k.env, "GIT_LFS_SKIP_SMUDGE")
+				r.keepLarge(oid, "large indeed")
+				k.gitBuild(r, "#lfs").holds("large", "large indeed")
+				r.keepLarge(oid, "large forged")
+				k.exec("--no-push", "--context="+r.url("#lfs")).fails("large", oid)
 			},
 		},
 		{

@@ -6,8 +6,11 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 
 	"github.com/kilnhook/kiln/e2e/internal/container"
 	"github.com/kilnhook/kiln/e2e/need"
@@ -390,4 +393,18 @@ func (k *kit) guardedRegistry() string {
 		return true
 	})
 	return f.host
+}
+
+// unpacked is the root of an image in a directory.
+func (k *kit) unpacked(img built) string {
+	k.t.Helper()
+	root := k.t.TempDir()
+	files := mutate.Extract(img.Image)
+	defer files.Close()
+	tar := exec.CommandContext(k.t.Context(), "tar", "-x", "-C", root, "-f", "-")
+	tar.Stdin = files
+	if out, err := tar.CombinedOutput(); err != nil {
+		k.t.Fatalf("unpack %s: %v\n%s", img.ref, err, out)
+	}
+	return root
 }

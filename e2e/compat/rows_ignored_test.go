@@ -7,6 +7,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/kilnhook/kiln/e2e/need"
 )
 
 // ignoredRows are about variables that change what is told, or nothing.
@@ -103,11 +105,21 @@ func ignoredRows() []row {
 		},
 		{
 			kind: pathKind, name: "/busybox/sh", kaniko: "the shell of the debug image",
-			does: "the shell of the debug image", refused: "there is no debug image yet",
-			run: func(t *testing.T, _ *kit) {
-				if _, err := os.Stat("../../infra/images/debug.Dockerfile"); err == nil {
-					t.Error("there is one now: this row has to use it")
+			does: "the shell of the debug image; with GitLab's `entrypoint: [\"\"]` a job's script runs in it",
+			run: func(t *testing.T, k *kit) {
+				k.write("ctx/Dockerfile", readFile(t, "../../infra/images/Dockerfile"))
+				for name, from := range map[string]string{"executor": k.executor, "warmer": k.warmer, "busybox/busybox": need.Command(t, "busybox"), "LICENSE": "../../LICENSE", "ca-certificates.crt": k.ca.file} {
+					check(t, chmod(k.write("ctx/"+name, readFile(t, from))))
 				}
+				check(t, os.Symlink("busybox", k.path("ctx/busybox/sh")))
+				img := k.pushed("--target=debug")
+				c := k.inside()
+				c.root = k.unpacked(img)
+				c.env = img.config().Config.Env
+				k.scratch()
+				c.bind("ctx", "/workspace", true)
+				r := c.run("/busybox/sh", "-c", "echo in a job; /kaniko/executor --no-push --digest-file=/kaniko/digest --isolation=inplace && busybox cat /kaniko/digest").ok()
+				contains(t, r.stdout, "in a job", "sha256:")
 			},
 		},
 	}
