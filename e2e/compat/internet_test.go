@@ -255,12 +255,26 @@ func cutUpload(n int64) http.HandlerFunc {
 }
 
 // cutDownload passes a request on to host and drops the connection after n
-// bytes of the answer's body.
+// bytes of the answer's body. Parts of a blob are not to be had.
 func cutDownload(host string, n int64) http.HandlerFunc {
+	return cut(host, n, func(request, answer http.Header) {
+		request.Del("Range")
+		answer.Set("Accept-Ranges", "none")
+	})
+}
+
+// cutPart is cutDownload of a server that gives parts.
+func cutPart(host string, n int64) http.HandlerFunc {
+	return cut(host, n, func(_, _ http.Header) {})
+}
+
+func cut(host string, n int64, change func(request, answer http.Header)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		rec := httptest.NewRecorder()
+		change(r.Header, http.Header{})
 		forward(host).ServeHTTP(rec, r)
 		resp := rec.Result()
+		change(http.Header{}, resp.Header)
 		raw, _ := io.ReadAll(resp.Body)
 		conn, buf, err := w.(http.Hijacker).Hijack()
 		if err != nil {

@@ -200,10 +200,10 @@ func registryRows() []row {
 			run: func(t *testing.T, k *kit) {
 				k.local("--image-fs-extract-retry=-1").fails("--image-fs-extract-retry must not be negative")
 				// Connections that end in the middle are taken up again three times as it is.
-				f := newFaults(t, k.registry, first(17, "GET", "/blobs/"+k.layerOfBase(), cutDownload(k.registry, 1000)))
+				f := newFaults(t, k.registry, first(5, "GET", "/blobs/"+k.layerOfBase(), cutDownload(k.registry, 1000)))
 				k.dockerfile("FROM " + f.host + "/library/base:1\nRUN true")
 				k.local("--insecure-registry="+f.host, "--image-fs-extract-retry=2").ok()
-				f = newFaults(t, k.registry, first(17, "GET", "/blobs/"+k.layerOfBase(), cutDownload(k.registry, 1000)))
+				f = newFaults(t, k.registry, first(5, "GET", "/blobs/"+k.layerOfBase(), cutDownload(k.registry, 1000)))
 				k.dockerfile("FROM " + f.host + "/library/base:1\nRUN true")
 				k.local("--insecure-registry=" + f.host).fails("broke off after ")
 			},

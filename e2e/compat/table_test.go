@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -64,6 +66,16 @@ func table() []row {
 		inputRows(), outputRows(), cacheRows(), registryRows(), mirrorRows(), howRows(), logRows(), mountRows(),
 		commandRows(), warmerRows(), envRows(), ignoredRows(), cloudRegistryRows(), credentialRows(), cloudRows(), contextRows(), gitRows(), pathRows(), failureRows(), transferRows(), defectRows(),
 	)
+}
+
+// TestMain lets more rows run at once than there are processors: most of them
+// wait for a program, and many for a retry.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", strconv.Itoa(max(4, runtime.GOMAXPROCS(0)))); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
 }
 
 // TestCompatibility runs every row, and looks for flags without one.
