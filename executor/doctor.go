@@ -118,13 +118,12 @@ func (d *doctor) say(check, target, state, format string, args ...any) {
 }
 
 // result says that a check went well, with a detail, or that it failed.
-func (d *doctor) result(check, target, detail string, err error) bool {
+func (d *doctor) result(check, target, detail string, err error) {
 	if err != nil {
 		d.say(check, target, findingFailed, "%v", err)
-		return false
+		return
 	}
 	d.say(check, target, findingOK, "%s", detail)
-	return true
 }
 
 func (d *doctor) print(w io.Writer, asJSON bool) error {

@@ -140,6 +140,10 @@ func (d *doctor) outputs() {
 		if o.path == "" {
 			continue
 		}
+		if _, ok := urlName(o.path); ok && o.flag != "--tar-path" && o.flag != "--oci-layout-path" && o.flag != "--result-file" {
+			d.say("output", o.flag, findingSkipped, "it is sent to %s", source.Redact(o.path))
+			continue
+		}
 		if err := writable(o.path); err != nil {
 			d.say("output", o.flag, findingFailed, "%v", err)
 		} else {
@@ -243,11 +247,11 @@ func (d *doctor) explained(ctx context.Context, client *registry.Client, ref str
 
 func (d *doctor) destinations(ctx context.Context, client *registry.Client) {
 	for _, dest := range d.c.destinations {
-		switch {
-		case d.c.noPush:
+		if d.c.noPush {
 			d.say("push", dest, findingSkipped, "--no-push")
-		case d.result("push", dest, "allowed, "+d.explained(ctx, client, dest), client.CheckPush(ctx, dest)):
+			continue
 		}
+		d.result("push", dest, "allowed, "+d.explained(ctx, client, dest), client.CheckPush(ctx, dest))
 	}
 }
 

@@ -20,6 +20,7 @@ type config struct {
 	buildArgs, labels            []string
 	git, buildContexts           []string
 	checkOnly                    bool
+	targets                      []string // as given; target is the only one
 	target, platform             string
 
 	noPush, pushByDigest          bool
@@ -96,7 +97,7 @@ func inputFlags(f *pflag.FlagSet, c *config) {
 	f.StringVarP(&c.dockerfile, "dockerfile", "f", "Dockerfile", "`path` of the Dockerfile, in the working directory or the context, or its URL")
 	f.StringArrayVar(&c.buildArgs, "build-arg", nil, "`name=value` of a build argument, or a name whose value is in the environment; repeatable")
 	f.StringArrayVar(&c.buildContexts, "build-context", nil, "`name=where` of a further context for FROM and --from: a directory, docker-image://ref, oci-layout://dir, a git or archive URL; repeatable")
-	f.StringVar(&c.target, "target", "", "`stage` to build; the last by default")
+	f.StringArrayVar(&c.targets, "target", nil, "`stage` to build; the last by default")
 	f.StringArrayVar(&c.labels, "label", nil, "`name=value` of a label of the image; repeatable")
 	f.StringVar(&c.platform, "custom-platform", "", "`os/arch[/variant]` to build for; this machine's by default")
 	f.StringArrayVar(&c.git, "git", nil, "`key=value` for a git context: branch, single-branch, depth, recurse-submodules, insecure-skip-tls; repeatable")
@@ -108,7 +109,7 @@ func outputFlags(f *pflag.FlagSet, c *config) {
 	f.BoolVar(&c.pushByDigest, "push-by-digest", false, "push without moving a tag")
 	f.StringVar(&c.tarPath, "tar-path", "", "write the image to `file` as docker load reads it")
 	f.StringVar(&c.layoutPath, "oci-layout-path", "", "write the image to `directory` as an OCI image layout")
-	f.StringVar(&c.digestFile, "digest-file", "", "write the digest to `file`, once the image is where it should be")
+	f.StringVar(&c.digestFile, "digest-file", "", "write the digest to `file`, or PUT it to an https:// URL, once the image is where it should be")
 	f.StringVar(&c.nameDigestFile, "image-name-with-digest-file", "", "write repository@digest of each destination to `file`")
 	f.StringVar(&c.nameTagDigestFile, "image-name-tag-with-digest-file", "", "write repository:tag@digest of each destination to `file`")
 	f.StringVar(&c.resultFile, "result-file", "", "write what became of the build to `file` as JSON, also if it failed")
@@ -162,6 +163,9 @@ func (c *config) check() error {
 	if c.cache && !c.checkOnly && c.cacheRepo == "" && len(c.destinations) == 0 {
 		return errors.New("if using cache with --no-push, specify cache repo with --cache-repo")
 	}
+	if err := c.checkTarget(); err != nil {
+		return err
+	}
 	if err := c.checkForm(); err != nil {
 		return err
 	}
@@ -183,6 +187,16 @@ func (c *config) check() error {
 			return fmt.Errorf("labels must be of the form key=value, got %s", l)
 		}
 	}
+	return nil
+}
+
+// checkTarget refuses the lists of stages that kaniko's forks take.
+func (c *config) checkTarget() error {
+	all := strings.Join(c.targets, ",")
+	if strings.Contains(all, ",") {
+		return fmt.Errorf("--target takes one stage, not %s: build each with a run of its own", all)
+	}
+	c.target = all
 	return nil
 }
 

@@ -68,7 +68,7 @@ func (s *session) report(ctx context.Context, err error) int {
 	status := 0
 	s.res.StartedAt, s.res.FinishedAt = s.begun.UTC(), s.p.now().UTC()
 	if err == nil {
-		err = s.writeFiles()
+		err = s.writeFiles(ctx)
 	}
 	s.res.Outcome, s.res.Class = classify(ctx, err)
 	s.res.Isolation = string(s.iso.mode)
@@ -120,13 +120,14 @@ func (s *session) tellResult(err error) {
 	s.sink.Send(e)
 }
 
-// writeFiles writes what --digest-file and its kin ask for.
-func (s *session) writeFiles() error {
+// writeFiles writes what --digest-file and its kin ask for, into files or to
+// URLs.
+func (s *session) writeFiles(ctx context.Context) error {
 	if s.res.Digest == "" {
 		return nil
 	}
 	if s.c.digestFile != "" {
-		if err := writeFile(s.c.digestFile, []byte(s.res.Digest)); err != nil {
+		if err := writeOutput(ctx, s.c.digestFile, []byte(s.res.Digest), s.userAgent()); err != nil {
 			return fmt.Errorf("write digest file: %w", err)
 		}
 	}
@@ -145,7 +146,7 @@ func (s *session) writeFiles() error {
 		if path == "" {
 			continue
 		}
-		if err := writeFile(path, content); err != nil {
+		if err := writeOutput(ctx, path, content, s.userAgent()); err != nil {
 			return fmt.Errorf("write image name file: %w", err)
 		}
 	}
@@ -169,15 +170,6 @@ func splitDestination(d string) (repo, tag string) {
 		return d[:i], d[i+1:]
 	}
 	return d, "latest"
-}
-
-// writeFile writes in place: the file may be /dev/termination-log, which
-// cannot be replaced.
-func writeFile(path string, content []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	return os.WriteFile(path, content, 0o644)
 }
 
 // writeJSON writes a file that is complete or not there.

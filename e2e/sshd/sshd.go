@@ -151,7 +151,7 @@ func (s *Server) Agent(t testing.TB) string {
 	if err := keys.Add(agent.AddedKey{PrivateKey: s.Key}); err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("", "agent")
+	dir, err := os.MkdirTemp("", "agent") //nolint:usetesting // the path of a socket must be short
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -48,7 +48,7 @@ func run() int {
 		err = w.warm(ctx)
 	}
 	if err != nil {
-		w.log.Error(err.Error())
+		w.log.Error("cannot warm", "err", err)
 		return 1
 	}
 	return 0

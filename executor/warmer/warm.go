@@ -160,36 +160,56 @@ func (w *warmer) image(ctx context.Context, ref string, p v1.Platform) (v1.Image
 	}
 	w.warmed++
 	digest, err := img.Digest()
-	w.log.Info(what, "image", ref, "platform", p.String(), "digest", digest.String())
+	log := w.log.With("image", ref, "platform", p.String(), "digest", digest.String())
+	switch what {
+	case fetched:
+		log.Info("fetched")
+	case there:
+		log.Info("already there")
+	case renewed:
+		log.Info("expired, verified and kept")
+	case unreachable:
+		log.Warn("no registry can be reached; the image is there as it was")
+	}
 	return img, err
 }
 
+// outcome is how it comes that an image is there.
+type outcome int
+
+const (
+	fetched outcome = iota
+	there
+	renewed
+	unreachable
+)
+
 // fetch gets an image, and says what it did.
-func (w *warmer) fetch(ctx context.Context, ref string, p v1.Platform) (img v1.Image, what string, err error) {
+func (w *warmer) fetch(ctx context.Context, ref string, p v1.Platform) (img v1.Image, what outcome, err error) {
 	img, _, err = w.client.Image(ctx, ref, p)
 	if registry.Unreachable(err) && !w.c.force {
-		if old, seen, ok := w.dir.Recall(ref, p); ok {
+		if old, _, ok := w.dir.Recall(ref, p); ok {
 			if img, lerr := w.dir.Image(old); lerr == nil {
-				return img, "no registry can be reached; the image is there as of " + seen.Format("2006-01-02"), nil
+				return img, unreachable, nil
 			}
 		}
 	}
 	if err != nil {
-		return nil, "", err
+		return nil, 0, err
 	}
 	digest, err := img.Digest()
 	if err != nil {
-		return nil, "", err
+		return nil, 0, err
 	}
 	what, err = w.store(ctx, ref, img, digest)
 	if err != nil {
-		return nil, "", err
+		return nil, 0, err
 	}
 	return img, what, w.dir.Remember(ref, p, digest)
 }
 
 // store puts an image into the directory unless it is there.
-func (w *warmer) store(ctx context.Context, ref string, img v1.Image, digest v1.Hash) (what string, err error) {
+func (w *warmer) store(ctx context.Context, ref string, img v1.Image, digest v1.Hash) (what outcome, err error) {
 	w.mu.Lock()
 	alone := w.alone[digest]
 	again := alone != nil // under another name
@@ -204,18 +224,18 @@ func (w *warmer) store(ctx context.Context, ref string, img v1.Image, digest v1.
 	switch {
 	case w.c.force && !again:
 	case err == nil:
-		return "already there", nil
+		return there, nil
 	case errors.Is(err, basecache.ErrExpired):
 		verr := w.dir.Verify(digest)
 		if verr == nil {
-			return "expired, verified and kept", w.dir.Renew(digest)
+			return renewed, w.dir.Renew(digest)
 		}
 		w.log.Warn("what has expired is fetched anew", "image", ref, "err", verr)
 	case !errors.Is(err, basecache.ErrNotCached):
 		w.log.Warn("what is there cannot be used", "image", ref, "err", err)
 	}
 	if err := w.dir.Put(ctx, img, ref); err != nil {
-		return "", err
+		return 0, err
 	}
-	return "fetched", nil
+	return fetched, nil
 }

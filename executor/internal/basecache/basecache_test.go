@@ -57,7 +57,7 @@ func same(t *testing.T, img v1.Image, digest v1.Hash) {
 // What is put is found, until it expires; Renew begins its time anew.
 func TestPut(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "new", "cache")
-	img, digest := randomImage(t)
+	img, _ := randomImage(t)
 	layers, err := img.Layers()
 	if err != nil {
 		t.Fatal(err)
@@ -65,7 +65,8 @@ func TestPut(t *testing.T) {
 	if img, err = mutate.AppendLayers(img, layers[0]); err != nil { // one layer twice
 		t.Fatal(err)
 	}
-	if digest, err = img.Digest(); err != nil {
+	digest, err := img.Digest()
+	if err != nil {
 		t.Fatal(err)
 	}
 	d := Open(path, 24*time.Hour, at("2026-01-10"))

@@ -160,7 +160,7 @@ func TestACR(t *testing.T) {
 	}))
 	defer srv.Close()
 	env := map[string]string{"AZURE_CLIENT_ID": "app", "AZURE_TENANT_ID": "tenant", "AZURE_CLIENT_SECRET": "hunter2"}
-	login := func(host string, more map[string]string) (*Login, error, []string) {
+	login := func(host string, more map[string]string) (*Login, []string, error) {
 		all := map[string]string{}
 		for _, m := range []map[string]string{env, more} {
 			for k, v := range m {
@@ -171,12 +171,12 @@ func TestACR(t *testing.T) {
 		opt := options(t, all, nil)
 		opt.Transport = tr
 		got, err := NewLogins(opt).ACR(t.Context(), host)
-		return got, err, tr.hosts
+		return got, tr.hosts, err
 	}
 	for host, authority := range map[string]string{
 		"team.azurecr.io": "login.microsoftonline.com", "team.azurecr.cn": "login.chinacloudapi.cn", "team.azurecr.us": "login.microsoftonline.us",
 	} {
-		got, err, hosts := login(host, nil)
+		got, hosts, err := login(host, nil)
 		if err != nil || got == nil || got.IdentityToken != refresh || got.Username != "" || got.From != "client secret of application app" {
 			t.Fatalf("%s: %+v, %v", host, got, err)
 		}
@@ -187,18 +187,18 @@ func TestACR(t *testing.T) {
 			t.Errorf("%s: good for %v", host, left)
 		}
 	}
-	if _, err, hosts := login("team.azurecr.io", map[string]string{"AZURE_ENVIRONMENT": "AZUREUSGOVERNMENT"}); err != nil || hosts[0] != "login.microsoftonline.us" {
+	if _, hosts, err := login("team.azurecr.io", map[string]string{"AZURE_ENVIRONMENT": "AZUREUSGOVERNMENT"}); err != nil || hosts[0] != "login.microsoftonline.us" {
 		t.Errorf("AZURE_ENVIRONMENT: asked %v, %v", hosts, err)
 	}
-	if _, err, _ := login("team.azurecr.io", map[string]string{"AZURE_ENVIRONMENT": "MOON"}); err == nil || !strings.Contains(err.Error(), "AZURE_ENVIRONMENT=MOON: want") {
+	if _, _, err := login("team.azurecr.io", map[string]string{"AZURE_ENVIRONMENT": "MOON"}); err == nil || !strings.Contains(err.Error(), "AZURE_ENVIRONMENT=MOON: want") {
 		t.Errorf("error = %v", err)
 	}
 	for _, host := range []string{"team.azurecr.io.evil.example", "evilazurecr.io", "team.azurecr.io:8443", "a.team.azurecr.io", "evil.example"} {
-		if got, err, hosts := login(host, nil); got != nil || err != nil || len(hosts) > 0 {
+		if got, hosts, err := login(host, nil); got != nil || err != nil || len(hosts) > 0 {
 			t.Errorf("%s: %+v, %v; asked %v", host, got, err, hosts)
 		}
 	}
-	_, err, hosts := login("redirects.azurecr.io", map[string]string{"AZURE_TENANT_ID": "tenant"})
+	_, hosts, err := login("redirects.azurecr.io", map[string]string{"AZURE_TENANT_ID": "tenant"})
 	if err == nil || strings.Contains(strings.Join(hosts, " "), "evil") || strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("redirect: %v; asked %v", err, hosts)
 	}
