@@ -3,7 +3,6 @@ package compat
 import (
 	"archive/tar"
 	"bytes"
-	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -129,15 +128,11 @@ func (l *lab) later(t *testing.T, bin servers.Binaries) {
 
 // start runs a registry until the end of t, the test that all rows are part of.
 func (l *lab) start(t *testing.T, program string, opt registryd.Options) (string, error) {
-	dir, err := os.MkdirTemp("", "kiln-registry-")
+	r, err := registryd.StartWith(t.Context(), program, t.TempDir(), opt, nil)
 	if err != nil {
 		return "", err
 	}
-	r, err := registryd.StartWith(t.Context(), program, dir, opt, nil)
-	if err != nil {
-		return "", errors.Join(err, os.RemoveAll(dir))
-	}
-	t.Cleanup(func() { check(t, errors.Join(r.Stop(), os.RemoveAll(dir))) })
+	t.Cleanup(func() { check(t, r.Stop()) })
 	return r.Host, nil
 }
 

@@ -58,6 +58,8 @@ func contextRows() []row {
 				k.remote("tar://stdin").holds("f", "plain")
 				k.in = strings.NewReader("")
 				k.exec("--no-push", "--context=tar://stdin").fails("tar://stdin", "empty: 0 bytes")
+				k.in = nil // a device, as without docker run -i
+				k.exec("--no-push", "--context=tar://stdin").fails("no data found", "'--interactive, -i'")
 				k.in = bytes.NewReader(contextArchive(t, "cut")[:60])
 				k.exec("--no-push", "--context=tar://stdin").fails("truncated")
 			},

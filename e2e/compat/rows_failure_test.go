@@ -57,6 +57,10 @@ func failureRows() []row {
 				if r := k.local().ok().says("registry asks to wait", "status=429 wait=2s"); r.took < 2*time.Second {
 					t.Errorf("it took %v only", r.took)
 				}
+				now := time.Now().UTC()
+				f = newFaults(t, k.registry, first(1, "GET", "/manifests/", status(429, "TOOMANYREQUESTS", "slow down", "Date", now.Format(http.TimeFormat), "Retry-After", now.Add(time.Second).Format(http.TimeFormat))))
+				k.dockerfile("FROM " + f.host + "/library/base:1")
+				k.local().ok().says("registry asks to wait", "status=429 wait=1s")
 				f = newFaults(t, k.registry, always("GET", "/manifests/", status(429, "TOOMANYREQUESTS", "pull rate limit reached")))
 				k.dockerfile("FROM " + f.host + "/library/base:1")
 				k.local().fails("pull rate limit reached")

@@ -355,9 +355,7 @@ func mountRows() []row {
 			kind: flagKind, name: "--ssh", kaniko: "no such flag",
 			does: "`default` or `ID=SOCKET` of an agent for RUN --mount=type=ssh", differs: "more than kaniko",
 			run: func(t *testing.T, k *kit) {
-				dir, err := os.MkdirTemp("", "agent")
-				check(t, err)
-				defer os.RemoveAll(dir)
+				dir := t.TempDir()
 				l, err := net.Listen("unix", dir+"/sock")
 				check(t, err)
 				defer l.Close()

@@ -112,16 +112,25 @@ const (
 	maxRetryAfterWait = 2 * time.Minute // longer waits are not obeyed
 )
 
-// retryAfter is how long a registry wants us to wait; 0 if it does not say.
+// retryAfter is how long a registry wants us to wait, in seconds or until a
+// time (RFC 9110, 10.2.3); 0 if it does not say.
 func retryAfter(resp *http.Response) time.Duration {
 	if resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusServiceUnavailable {
 		return 0
 	}
-	seconds, err := strconv.Atoi(strings.TrimSpace(resp.Header.Get("Retry-After")))
-	if err != nil || seconds <= 0 || time.Duration(seconds) > maxRetryAfterWait/time.Second {
+	asked := strings.TrimSpace(resp.Header.Get("Retry-After"))
+	wait := time.Duration(0)
+	if seconds, err := strconv.Atoi(asked); err == nil && seconds <= int(maxRetryAfterWait/time.Second) {
+		wait = time.Duration(seconds) * time.Second
+	} else if until, err := http.ParseTime(asked); err == nil {
+		if now, err := http.ParseTime(resp.Header.Get("Date")); err == nil { // by the registry's own clock
+			wait = until.Sub(now)
+		}
+	}
+	if wait <= 0 || wait > maxRetryAfterWait {
 		return 0
 	}
-	return time.Duration(seconds) * time.Second
+	return wait
 }
 
 // transport returns the transport for a host.
