@@ -20,7 +20,6 @@ type config struct {
 	buildArgs, labels            []string
 	git, buildContexts           []string
 	checkOnly                    bool
-	targets                      []string // as given; target is the only one
 	target, platform             string
 
 	noPush, pushByDigest          bool
@@ -97,7 +96,7 @@ func inputFlags(f *pflag.FlagSet, c *config) {
 	f.StringVarP(&c.dockerfile, "dockerfile", "f", "Dockerfile", "`path` of the Dockerfile, in the working directory or the context, or its URL")
 	f.StringArrayVar(&c.buildArgs, "build-arg", nil, "`name=value` of a build argument, or a name whose value is in the environment; repeatable")
 	f.StringArrayVar(&c.buildContexts, "build-context", nil, "`name=where` of a further context for FROM and --from: a directory, docker-image://ref, oci-layout://dir, a git or archive URL; repeatable")
-	f.StringArrayVar(&c.targets, "target", nil, "`stage` to build; the last by default")
+	f.Var(&oneStage{name: &c.target}, "target", "`stage` to build; the last by default")
 	f.StringArrayVar(&c.labels, "label", nil, "`name=value` of a label of the image; repeatable")
 	f.StringVar(&c.platform, "custom-platform", "", "`os/arch[/variant]` to build for; this machine's by default")
 	f.StringArrayVar(&c.git, "git", nil, "`key=value` for a git context: branch, single-branch, depth, recurse-submodules, insecure-skip-tls; repeatable")
@@ -163,9 +162,6 @@ func (c *config) check() error {
 	if c.cache && !c.checkOnly && c.cacheRepo == "" && len(c.destinations) == 0 {
 		return errors.New("if using cache with --no-push, specify cache repo with --cache-repo")
 	}
-	if err := c.checkTarget(); err != nil {
-		return err
-	}
 	if err := c.checkForm(); err != nil {
 		return err
 	}
@@ -187,16 +183,6 @@ func (c *config) check() error {
 			return fmt.Errorf("labels must be of the form key=value, got %s", l)
 		}
 	}
-	return nil
-}
-
-// checkTarget refuses the lists of stages that kaniko's forks take.
-func (c *config) checkTarget() error {
-	all := strings.Join(c.targets, ",")
-	if strings.Contains(all, ",") {
-		return fmt.Errorf("--target takes one stage, not %s: build each with a run of its own", all)
-	}
-	c.target = all
 	return nil
 }
 

@@ -35,6 +35,23 @@ func kanikoFlags(f *pflag.FlagSet, c *config) {
 	f.StringVarP(&c.bucket, "bucket", "b", "", "`bucket` of Google's to get context.tar.gz from; use --context=gs://…")
 }
 
+// oneStage is the value of --target, of which kaniko's forks take several.
+type oneStage struct {
+	name  *string
+	given bool
+}
+
+func (o *oneStage) String() string { return "" }
+func (o *oneStage) Type() string   { return "stage" }
+
+func (o *oneStage) Set(s string) error {
+	if o.given || strings.Contains(s, ",") {
+		return errors.New("only one stage can be built: run the executor once for each")
+	}
+	*o.name, o.given = s, true
+	return nil
+}
+
 // spelling knows the spellings that kaniko had before.
 func spelling(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 	switch name {

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	"golang.org/x/sys/unix"
 
 	"github.com/kilnhook/kiln/events"
@@ -134,13 +135,17 @@ func (s *session) writeFiles(ctx context.Context) error {
 	var names, tagged, built bytes.Buffer
 	for _, d := range s.c.destinations {
 		repo, tag := splitDestination(d)
+		full, err := name.NewTag(d, name.WeakValidation)
+		if err != nil {
+			return fmt.Errorf("destination %s: %w", d, err)
+		}
 		line, err := json.Marshal(builderOutput{Name: repo + ":" + tag, Digest: s.res.Digest})
 		if err != nil {
 			return err
 		}
 		built.Write(append(line, '\n'))
-		fmt.Fprintf(&names, "%s@%s\n", repo, s.res.Digest)
-		fmt.Fprintf(&tagged, "%s:%s@%s\n", repo, tag, s.res.Digest)
+		fmt.Fprintf(&names, "%s@%s\n", full.Repository.Name(), s.res.Digest)
+		fmt.Fprintf(&tagged, "%s@%s\n", full.Name(), s.res.Digest)
 	}
 	for path, content := range map[string][]byte{s.c.nameDigestFile: names.Bytes(), s.c.nameTagDigestFile: tagged.Bytes()} {
 		if path == "" {

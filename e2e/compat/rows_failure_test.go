@@ -238,6 +238,8 @@ func failureRows() []row {
 			run: func(t *testing.T, k *kit) {
 				k.dockerfile("FROM BASE\nRUN echo about to fail; exit 42")
 				equal(t, "status", k.local().fails("Dockerfile:2: RUN echo about to fail; exit 42", "about to fail").status, 42)
+				k.dockerfile("FROM BASE\nRUN sh -c 'kill -9 $$'; exit $?")
+				equal(t, "status", k.local().fails("Dockerfile:2: RUN sh -c").status, 137)
 				k.dockerfile("FROM scratch\nCOPY none /")
 				equal(t, "status", k.local().fails("Dockerfile:2: COPY none /: none is not in the build context").status, 1)
 			},

@@ -91,12 +91,15 @@ func inputRows() []row {
 		{
 			kind: flagKind, name: "--target", kaniko: "the last stage",
 			does: "the stage to build, by name in any case or by number", differs: "kaniko's forks take several; here it is one",
+			refused: "only one stage can be built: run the executor once for each",
 			run: func(_ *testing.T, k *kit) {
 				k.dockerfile("FROM scratch AS one\nLABEL s=1\nFROM scratch AS two\nLABEL s=2\nFROM scratch\nCOPY none /")
 				equal(k.t, "label", k.pushed("--target=two").config().Config.Labels, map[string]string{"s": "2"})
 				equal(k.t, "label", k.pushed("--target=ONE").config().Config.Labels, map[string]string{"s": "1"})
 				equal(k.t, "label", k.pushed("--target=1").config().Config.Labels, map[string]string{"s": "2"})
 				k.local("--target=nine").fails("nine")
+				k.local("--target=one,two").fails("only one stage can be built: run the executor once for each")
+				k.local("--target=one", "--target=two").fails("only one stage can be built")
 			},
 		},
 		{

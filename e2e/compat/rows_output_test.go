@@ -28,6 +28,13 @@ func outputRows() []row {
 				for _, ref := range []string{k.repo + "/b:v1", k.repo + ":v2"} {
 					equal(t, ref, k.at(ref).digest(), want)
 				}
+				// Registries that differ in everything, from one build.
+				host := get(t, k.private)
+				k.login(host)
+				k.build(k.to(host), "-d="+k.repo+":v3", "--registry-certificate="+host+"="+k.ca.file, "--digest-file=digest").ok()
+				equal(t, "digest", k.read("digest"), k.at(k.repo+":v3").digest())
+				k.dockerfile("FROM " + host + "/" + k.name() + "@" + k.read("digest"))
+				k.local("--registry-certificate=" + host + "=" + k.ca.file).ok()
 				k.build().fails("you must provide --destination, or use --no-push")
 				k.build("-d=UPPER/case:x").fails(`destination "UPPER/case:x" is not valid`)
 			},
@@ -94,7 +101,7 @@ func outputRows() []row {
 		},
 		{
 			kind: flagKind, name: "--digest-file", kaniko: "none; written before the push",
-			does: "gets `sha256:…` without a newline, mode 0644; its directory is made", differs: "written after the push has succeeded, never before",
+			does: "gets `sha256:…` without a newline, mode 0644, its directory is made; a URL gets it by PUT", differs: "written after the push has succeeded, never before",
 			run: func(t *testing.T, k *kit) {
 				k.scratch()
 				want := k.pushed("--digest-file=new/digest").digest()
@@ -102,21 +109,33 @@ func outputRows() []row {
 				info, err := os.Stat(k.path("new/digest"))
 				check(t, err)
 				equal(t, "mode", info.Mode().String(), "-rw-r--r--")
+				sent := ""
+				server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+					raw, _ := io.ReadAll(r.Body)
+					sent = r.Method + " " + r.URL.Path + " " + string(raw)
+				}))
+				defer server.Close()
+				want = k.pushed("--digest-file=" + server.URL + "/digest").digest()
+				equal(t, "request", sent, "PUT /digest "+want)
 			},
 		},
 		{
 			kind: flagKind, name: "--image-name-with-digest-file", kaniko: "none",
-			does: "gets `repository@digest`, a line for each destination",
+			does: "gets `registry/repository@digest`, a line for each destination",
 			run: func(t *testing.T, k *kit) {
 				k.scratch()
 				d := k.pushed("--image-name-with-digest-file=names", "--destination="+k.repo+"/b:v1").digest()
 				equal(t, "names", k.read("names"), k.repo+"@"+d+"\n"+k.repo+"/b@"+d+"\n")
 				k.local("--image-name-with-digest-file=names").fails("need a --destination")
+				// Docker Hub's names are written in full.
+				k.local("--image-name-with-digest-file=names", "--image-name-tag-with-digest-file=tags", "--destination=ann/app:v2", "--destination=one").ok()
+				contains(t, k.read("names"), "index.docker.io/ann/app@sha256:", "index.docker.io/library/one@sha256:")
+				contains(t, k.read("tags"), "index.docker.io/ann/app:v2@sha256:", "index.docker.io/library/one:latest@sha256:")
 			},
 		},
 		{
 			kind: flagKind, name: "--image-name-tag-with-digest-file", kaniko: "none",
-			does: "gets `repository:tag@digest`, a line for each destination",
+			does: "gets `registry/repository:tag@digest`, a line for each destination",
 			run: func(t *testing.T, k *kit) {
 				k.scratch()
 				d := k.pushed("--image-name-tag-with-digest-file=names", "--destination="+k.repo+"/b:v1").digest()

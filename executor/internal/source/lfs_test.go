@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -21,7 +22,7 @@ type lfsStore struct {
 	objects map[string]string // by digest
 	storage string            // where downloads are; "" here
 	header  map[string]string // that a download must bring
-	auth    []string          // Authorization of requests for batches and downloads, by turns
+	auth    []string          // the Authorization of each request
 	batches int
 	refuse  string // an object's error
 }
@@ -89,7 +90,8 @@ func (s *lfsStore) batch(w http.ResponseWriter, r *http.Request) {
 func TestGitLFS(t *testing.T) {
 	g := newGitServer(t)
 	store := &lfsStore{objects: map[string]string{}, header: map[string]string{"X-Download": "signed"}}
-	away := httptest.NewServer(store)
+	bucket := &lfsStore{objects: store.objects, header: store.header}
+	away := httptest.NewServer(bucket)
 	defer away.Close()
 	g.lfs = store
 	big := strings.Repeat("large file ", 100000)
@@ -123,13 +125,45 @@ func TestGitLFS(t *testing.T) {
 		if store.batches != 2 {
 			t.Errorf("%d batches for 132 objects", store.batches)
 		}
-		for i, auth := range store.auth {
-			if sent := auth != ""; sent != (storage == "" || i == 0 || auth != "" && i < 120 && store.batches > 1 && auth == store.auth[0]) {
-				t.Errorf("request %d: authorization %q (storage %q)", i, auth, storage)
-				break
-			}
+		if len(store.auth)+len(bucket.auth) != 2+133 || storage != "" && len(bucket.auth) != 133 {
+			t.Errorf("%d requests here and %d there", len(store.auth), len(bucket.auth))
+		}
+		if slices.Contains(store.auth, "") {
+			t.Error("a request to the repository's host had no credentials")
+		}
+		if slices.ContainsFunc(bucket.auth, func(a string) bool { return a != "" }) {
+			t.Error("another host was given credentials")
 		}
 		_ = c.Close()
+	}
+}
+
+// A redirect takes neither the credentials nor what the server gave for its own
+// download to another host.
+func TestGitLFSRedirect(t *testing.T) {
+	g := newGitServer(t)
+	var leaked []string
+	evil := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for name := range r.Header {
+			if !slices.Contains([]string{"User-Agent", "Accept-Encoding", "Referer"}, name) {
+				leaked = append(leaked, name)
+			}
+		}
+		_, _ = w.Write([]byte("large"))
+	}))
+	defer evil.Close()
+	store := &lfsStore{objects: map[string]string{}, header: map[string]string{"Authorization": "Bearer download", "X-Signature": "s"}}
+	g.lfs = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			http.Redirect(w, r, evil.URL+"/x", http.StatusFound)
+			return
+		}
+		store.ServeHTTP(w, r)
+	})
+	g.repo("r.git", map[string]string{"f": store.put("large")})
+	got, _, err := g.content("/r.git", g.options())
+	if err != nil || got != "large" || len(leaked) > 0 {
+		t.Errorf("%q, %v; leaked %v", got, err, leaked)
 	}
 }
 
