@@ -82,6 +82,7 @@ func TestMain(m *testing.M) {
 func TestCompatibility(t *testing.T) {
 	l := newLab(t)
 	t.Run("flags", func(t *testing.T) { everyFlag(t, newKit(t, l)) })
+	t.Run("defaults", func(t *testing.T) { everyDefault(t, newKit(t, l)) })
 	for _, r := range table() {
 		// Neither overlays nor flags take every character of a directory's name.
 		t.Run(string(r.kind)+"/"+strings.ReplaceAll(r.name, ", ", " "), func(t *testing.T) {
@@ -116,21 +117,72 @@ func TestPromises(t *testing.T) {
 			have[string(r.kind)+" "+n] = true
 		}
 	}
-	raw, err := os.ReadFile("testdata/promises.txt")
-	check(t, err)
-	promises := 0
-	for line := range strings.Lines(string(raw)) {
-		line = strings.TrimSpace(line)
-		if line == "" || strings.HasPrefix(line, "#") {
-			continue
-		}
-		promises++
-		if !have[line] {
-			t.Errorf("promises.txt: %q has no row", line)
+	all := promises(t)
+	for _, p := range all {
+		if !have[p.name] {
+			t.Errorf("promises.txt: %q has no row", p.name)
 		}
 	}
-	if promises < 150 {
-		t.Errorf("there are only %d promises", promises)
+	if len(all) < 150 {
+		t.Errorf("there are only %d promises", len(all))
+	}
+}
+
+// promise is a line of promises.txt.
+type promise struct {
+	name         string // the kind of row and its name
+	defaultValue string // of a flag
+	hasDefault   bool   // it says which
+}
+
+func promises(t *testing.T) []promise {
+	t.Helper()
+	raw, err := os.ReadFile("testdata/promises.txt")
+	check(t, err)
+	var out []promise
+	for line := range strings.Lines(string(raw)) {
+		if line = strings.TrimSpace(line); line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		p := promise{name: line}
+		if name, value, ok := strings.Cut(line, " ="); ok && strings.HasPrefix(line, "flag --") {
+			p = promise{name, strings.TrimSpace(value), true}
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// everyDefault proves that flags have kaniko's defaults, or that their rows say
+// that they have others.
+func everyDefault(t *testing.T, k *kit) {
+	differs := map[string]bool{}
+	for _, r := range table() {
+		for _, n := range r.names() {
+			differs[string(r.kind)+" "+n] = r.differs != ""
+		}
+	}
+	have := map[string]string{}
+	line := regexp.MustCompile(`(?m)^\s+(?:-\w, )?(--[a-z][a-z0-9-]+)(.*)$`)
+	value := regexp.MustCompile(`\(default "?([^"]*?)"?\)$`)
+	for _, m := range line.FindAllStringSubmatch(k.exec("--help").ok().stderr, -1) {
+		have["flag "+m[1]] = ""
+		if v := value.FindStringSubmatch(m[2]); v != nil {
+			have["flag "+m[1]] = v[1]
+		}
+	}
+	judged := 0
+	for _, p := range promises(t) {
+		got, known := have[p.name] // old spellings are not listed
+		if !p.hasDefault || !known {
+			continue
+		}
+		if judged++; got != p.defaultValue && !differs[p.name] {
+			t.Errorf("%s is %q by default, kaniko's is %q, and its row does not say so", p.name, got, p.defaultValue)
+		}
+	}
+	if judged < 55 {
+		t.Errorf("only %d defaults were compared", judged)
 	}
 }
 
