@@ -244,6 +244,19 @@ func (k *kit) tags(repo string) []string {
 	return tags
 }
 
+// steps is how many steps a cache has the layer of. It may hold what it knows of
+// layers too.
+func (k *kit) steps(repo string) int {
+	k.t.Helper()
+	n := 0
+	for _, tag := range k.tags(repo) {
+		if h := k.at(repo + ":" + tag).config().History; len(h) > 0 && !strings.HasPrefix(h[0].CreatedBy, "index of ") {
+			n++
+		}
+	}
+	return n
+}
+
 func (b built) digest() string {
 	b.t.Helper()
 	d, err := b.Digest()
