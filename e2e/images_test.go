@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -20,6 +21,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/kilnhook/kiln/e2e/internal/container"
+	"github.com/kilnhook/kiln/e2e/internal/lab"
 	"github.com/kilnhook/kiln/e2e/internal/process"
 	"github.com/kilnhook/kiln/e2e/need"
 	"github.com/kilnhook/kiln/infra/local/example"
@@ -72,7 +74,7 @@ func unpack(t *testing.T, dir string) ownImage {
 
 // run runs the image as Docker would, with its default capabilities and no
 // others. Without a command of its own it runs what the image says.
-func (o ownImage) run(t *testing.T, l *lab, command, args []string, binds ...container.Bind) (int, string) {
+func (o ownImage) run(t *testing.T, l *lab.Lab, command, args []string, binds ...container.Bind) (int, string) {
 	t.Helper()
 	if command == nil {
 		command = o.config.Entrypoint
@@ -87,7 +89,7 @@ func (o ownImage) run(t *testing.T, l *lab, command, args []string, binds ...con
 	}
 	var out bytes.Buffer
 	status, err := container.Run(t.Context(), container.Spec{
-		Runc: l.runc, Root: o.root, Scratch: t.TempDir(), Dir: o.config.WorkingDir, Env: o.config.Env,
+		Runc: l.Runc, Root: o.root, Scratch: t.TempDir(), Dir: o.config.WorkingDir, Env: o.config.Env,
 		Args: append(append([]string{}, command...), args...), Binds: binds, Stdout: &out, Stderr: &out,
 	})
 	check(t, err)
@@ -99,34 +101,35 @@ func (o ownImage) run(t *testing.T, l *lab, command, args []string, binds ...con
 // debug image's shell a CI system can do the same; the warmer's fills a volume
 // from which the executor's builds without a registry.
 func TestImages(t *testing.T) {
-	l := newLab(t)
-	images := buildImages(t, l.executor)
+	l := lab.New(t, "..")
+	images := buildImages(t, l.Executor)
 	context := t.TempDir()
 	check(t, example.Write(context))
-	check(t, settle(context))
-	b := build{context: context}
+	check(t, lab.Settle(context))
+	b := lab.Build{Context: context}
 	workspace := container.Bind{Source: context, Target: "/workspace", ReadOnly: true}
 
 	t.Run("executor", func(t *testing.T) {
-		want := l.oracle(t, "images", b)
-		l.match(t, want, "images", b, func(t *testing.T, name string, b build) string {
-			ref := l.host + "/images/" + name + ":latest"
-			status, text := images["executor"].run(t, l, nil, append(l.flags(b, "/workspace", ref), "--isolation=inplace"), workspace)
-			if status != 0 {
-				t.Fatalf("status %d\n%s", status, text)
+		want, err := l.BuildKit(t.Context(), "images", b)
+		check(t, err)
+		l.MatchMode(t, want.Ref, "images", b, func(_ testing.TB, name string, b lab.Build) (lab.Outcome, error) {
+			out := lab.Outcome{Ref: l.Host + "/images/" + name + ":latest"}
+			out.Status, out.Log = images["executor"].run(t, l, nil, append(l.Flags(b, "/workspace", out.Ref), "--isolation=inplace"), workspace)
+			if out.Status != 0 {
+				return out, fmt.Errorf("status %d\n%s", out.Status, out.Log)
 			}
-			return ref
+			return out, nil
 		})
-		noTrace(t, l.host+"/images/images:latest")
-		status, text := images["executor"].run(t, l, nil, []string{"doctor", "--context=/workspace", "--destination=" + l.host + "/images/d", "--registry-map=docker.io=" + l.host, "--insecure-registry=" + l.host, "--isolation=inplace"}, workspace)
+		noTrace(t, l.Host+"/images/images:latest")
+		status, text := images["executor"].run(t, l, nil, []string{"doctor", "--context=/workspace", "--destination=" + l.Host + "/images/d", "--registry-map=docker.io=" + l.Host, "--insecure-registry=" + l.Host, "--isolation=inplace"}, workspace)
 		if status != 0 || !strings.Contains(text, "the container's own root") {
 			t.Errorf("doctor: status %d\n%s", status, text)
 		}
 	})
 	t.Run("debug", func(t *testing.T) {
-		ref := l.host + "/images/debug:latest"
+		ref := l.Host + "/images/debug:latest"
 		// As GitLab does with entrypoint: [""]: a script in the image's shell.
-		script := "set -e\nid -u\n/kaniko/executor " + strings.Join(append(l.flags(b, "/workspace", ref), "--isolation=inplace"), " ") +
+		script := "set -e\nid -u\n/kaniko/executor " + strings.Join(append(l.Flags(b, "/workspace", ref), "--isolation=inplace"), " ") +
 			"\necho after: $(ls /busybox | wc -l) $(which sh)\n"
 		status, text := images["debug"].run(t, l, []string{"sh", "-c"}, []string{script}, workspace)
 		if status != 0 || !strings.Contains(text, "after: ") || !strings.Contains(text, "/busybox/sh\n") {
@@ -142,7 +145,7 @@ func TestImages(t *testing.T) {
 	})
 	t.Run("warmer", func(t *testing.T) {
 		cache := container.Bind{Source: t.TempDir(), Target: "/cache"}
-		status, text := images["warmer"].run(t, l, nil, []string{"--dockerfile=/workspace/Dockerfile", "--registry-map=docker.io=" + l.host, "--insecure-registry=" + l.host}, workspace, cache)
+		status, text := images["warmer"].run(t, l, nil, []string{"--dockerfile=/workspace/Dockerfile", "--registry-map=docker.io=" + l.Host, "--insecure-registry=" + l.Host}, workspace, cache)
 		if status != 0 || !strings.Contains(text, "msg=fetched") {
 			t.Fatalf("status %d\n%s", status, text)
 		}

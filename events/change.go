@@ -13,21 +13,23 @@ import (
 const (
 	KindObject = "object" // an object was stored in a bucket
 	KindGit    = "git"    // a ref of a git repository was created, moved or deleted
+	KindImage  = "image"  // a tag of an image repository was made or moved
 )
 
 // Change says that something arrived. It is what every foreign event becomes.
 type Change struct {
-	// Kind is KindObject or KindGit.
+	// Kind is KindObject, KindGit or KindImage.
 	Kind string `json:"kind"`
 	// Location is the bucket as a URL without a path ("gs://b", "s3://b",
 	// "kiln://b") or, of Azure, the address of the container
 	// ("https://a.blob.core.windows.net/c"); or the repository as "host/path" in lower-case host, with
-	// neither scheme nor ".git".
+	// neither scheme nor ".git"; or the image's repository with its host
+	// ("docker.io/library/golang").
 	Location string `json:"location"`
-	// Name is the object's key, or the full name of the ref.
+	// Name is the object's key, the full name of the ref, or the tag.
 	Name string `json:"name"`
 	// Generation pins the object's content: a generation in decimal, or a
-	// version id. Empty for git.
+	// version id; of an image, the digest that the tag names now. Empty for git.
 	Generation string `json:"generation,omitempty"`
 	// Order, of an object, grows with every write of the same key, where the
 	// bucket says so: decimal or hex digits, compared by CompareOrder. Empty
@@ -56,6 +58,11 @@ type Change struct {
 	CloneURL string `json:"cloneUrl,omitempty"`
 	// PushOptions are what the pusher gave with git push -o. Untrusted.
 	PushOptions []string `json:"pushOptions,omitempty"`
+	// Files are the paths that the commits between Before and After touch, where
+	// the sender gave all of them; nil if it did not, as forges cut their lists.
+	// Untrusted. A trigger's path filter uses it where the repository cannot be
+	// asked; what is recorded leaves it out.
+	Files []string `json:"files,omitempty"`
 }
 
 // Key is the natural identity of the change: two deliveries of the same change
@@ -184,6 +191,10 @@ func (c Change) Validate() error {
 		if c.Size < 0 {
 			return fmt.Errorf("object %s/%s has size %d", c.Location, c.Name, c.Size)
 		}
+	case KindImage:
+		if !IsDigest(c.Generation) {
+			return fmt.Errorf("digest %q of image %s:%s is not sha256: and 64 hex digits", CleanText(c.Generation, MaxReason), c.Location, c.Name)
+		}
 	case KindGit:
 		if !isRefName(c.Name) {
 			return fmt.Errorf("ref %q of %s is not a full name such as refs/heads/main", CleanText(c.Name, MaxReason), c.Location)
@@ -197,7 +208,7 @@ func (c Change) Validate() error {
 			return fmt.Errorf("commit %q of %s %s is not 40 or 64 hex digits", c.Commit, c.Location, c.Name)
 		}
 	default:
-		return fmt.Errorf("kind of change %q is neither %q nor %q", c.Kind, KindObject, KindGit)
+		return fmt.Errorf("kind of change %q is none of %s, %s, %s", CleanText(c.Kind, MaxReason), KindObject, KindGit, KindImage)
 	}
 	return nil
 }

@@ -17,6 +17,10 @@ const (
 	TypeTriggerRejected = "dev.kilnhook.trigger.rejected.v1" // a change was seen and not built; data is a [Rejected]
 )
 
+// TypeBuildRun is the CloudEvent that hands a build to an executor; data is a
+// [Request]. It is a command to one receiver and never published.
+const TypeBuildRun = "dev.kilnhook.build.run.v1"
+
 // Types lists every CloudEvent type of this version, in the order of a build's life.
 func Types() []string {
 	return []string{
@@ -38,6 +42,7 @@ const (
 	ExtSequence     = "sequence"     // the build's sequence in its group, 20 digits, zero padded
 	ExtCausationID  = "causationid"  // the delivery that caused this, as its sender named it
 	ExtTraceParent  = "traceparent"  // W3C trace context
+	ExtDataRef      = "dataref"      // where the data is, of an event that is too large to carry it
 )
 
 // Limits on what an event carries.

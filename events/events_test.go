@@ -263,6 +263,8 @@ func fill(v reflect.Value, n int) {
 		return
 	}
 	switch v.Kind() {
+	case reflect.Bool:
+		v.SetBool(true)
 	case reflect.String:
 		v.SetString("s" + string(rune('a'+n%26)))
 	case reflect.Int, reflect.Int64:

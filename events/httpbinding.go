@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"mime"
 	"strings"
 	"time"
@@ -26,27 +27,31 @@ func EncodeHTTP(e event.Event) (header map[string][]string, body []byte, err err
 		return nil, nil, fmt.Errorf("encode event %s: %w", e.ID(), err)
 	}
 	header = map[string][]string{}
-	set := func(name, value string) {
-		if value != "" {
-			header["Ce-"+strings.ToUpper(name[:1])+name[1:]] = []string{percentEncode(value)}
-		}
-	}
-	set("specversion", e.SpecVersion())
-	set("id", e.ID())
-	set("source", e.Source())
-	set("type", e.Type())
-	set("subject", e.Subject())
-	set("dataschema", e.DataSchema())
-	if !e.Time().IsZero() {
-		set("time", e.Time().Format(time.RFC3339Nano))
-	}
-	for name, value := range e.Extensions() {
-		set(name, attributeText(value))
+	for name, value := range Attributes(e) {
+		header["Ce-"+strings.ToUpper(name[:1])+name[1:]] = []string{percentEncode(value)}
 	}
 	if ct := e.DataContentType(); ct != "" {
 		header["Content-Type"] = []string{ct}
 	}
 	return header, e.Data(), nil
+}
+
+// Attributes returns the attributes of an event that have a value, extensions
+// among them, as text under their names. The content type of the data is not one
+// of them: every protocol has a place of its own for it.
+func Attributes(e event.Event) map[string]string {
+	all := map[string]string{
+		"specversion": e.SpecVersion(), "id": e.ID(), "source": e.Source(), "type": e.Type(),
+		"subject": e.Subject(), "dataschema": e.DataSchema(),
+	}
+	if !e.Time().IsZero() {
+		all["time"] = e.Time().Format(time.RFC3339Nano)
+	}
+	for name, value := range e.Extensions() {
+		all[name] = attributeText(value)
+	}
+	maps.DeleteFunc(all, func(_, value string) bool { return value == "" })
+	return all
 }
 
 // attributeText is the text form of an attribute's value.

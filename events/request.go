@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -15,6 +17,32 @@ const (
 	SupersedeCancelInProgress = "cancel-in-progress" // all are cancelled; the default for branches and objects
 	SupersedeKeepAll          = "keep-all"           // none is touched; the default for tags
 )
+
+// Priorities of builds, from the most urgent down.
+const (
+	PriorityInteractive = "interactive" // a person waits for it
+	PriorityPush        = "push"        // somebody pushed or uploaded; the default
+	PriorityRebuild     = "rebuild"     // a base image moved
+	PriorityScheduled   = "scheduled"   // it was time
+)
+
+// Priorities lists them, the most urgent first.
+func Priorities() []string {
+	return []string{PriorityInteractive, PriorityPush, PriorityRebuild, PriorityScheduled}
+}
+
+// Resources are what a build needs. Zero is whatever the launcher gives.
+type Resources struct {
+	CPUMillis int64 `json:"cpuMillis,omitempty"` // thousandths of a CPU
+	Memory    int64 `json:"memory,omitempty"`    // bytes
+	Disk      int64 `json:"disk,omitempty"`      // bytes
+}
+
+// Report says who is told of a build besides those who listen to events.
+type Report struct {
+	Status bool     `json:"status,omitempty"` // the forge, on the commit
+	Notify []string `json:"notify,omitempty"` // names of notifications that the installation configures
+}
 
 // Request is everything needed to run one build. It holds no secret.
 type Request struct {
@@ -35,11 +63,18 @@ type Request struct {
 	Image          string            // repository to push to, without a tag; "" pushes nothing
 	Tags           []string          // tags to move when the build succeeded
 
+	Platform       string        // "os/arch[/variant]" to build for; "" is the executor's own
+	Resources      Resources     // what the build needs
+	Priority       string        // one of the Priority constants; "" is PriorityPush
+	PendingTimeout time.Duration // how long it may wait for an executor to start; 0 is the launcher's default
+	Report         Report        // who is told
+
 	Timeout     time.Duration // of the whole build; 0 is the launcher's default
 	Supersede   string        // one of the Supersede constants; "" is SupersedeKeepAll
 	RequestedAt time.Time     // when the dispatcher accepted the change
 	Attempt     int           // 1 for the first launch, 2 for the launch after an executor was lost, …
-	Nonce       uint64        // 0, plus 1 for every time a person asked for the same build again
+	Nonce       uint64        // 0, plus 1 for every time the same change was built again
+	Cause       string        // why it is built again: "base docker.io/library/golang:1@sha256:…"; "" for a change
 	TraceParent string        // W3C trace context of the delivery, if it had one
 }
 
@@ -61,10 +96,16 @@ type requestJSON struct {
 	Image          string            `json:"image,omitempty"`
 	Tags           []string          `json:"tags,omitempty"`
 	TimeoutSeconds float64           `json:"timeoutSeconds,omitempty"`
+	Platform       string            `json:"platform,omitempty"`
+	Resources      Resources         `json:"resources,omitzero"`
+	Priority       string            `json:"priority,omitempty"`
+	PendingSeconds float64           `json:"pendingTimeoutSeconds,omitempty"`
+	Report         Report            `json:"report,omitzero"`
 	Supersede      string            `json:"supersede,omitempty"`
 	RequestedAt    time.Time         `json:"requestedAt,omitzero"`
 	Attempt        int               `json:"attempt"`
 	Nonce          uint64            `json:"nonce,omitempty"`
+	Cause          string            `json:"cause,omitempty"`
 	TraceParent    string            `json:"traceparent,omitempty"`
 }
 
@@ -76,8 +117,9 @@ func (r Request) MarshalJSON() ([]byte, error) {
 		Sequence: r.Sequence, Group: r.Group, Change: r.Change,
 		Context: r.Context, ContextSubPath: r.ContextSubPath, Dockerfile: r.Dockerfile,
 		Target: r.Target, Args: r.Args, Labels: r.Labels, Image: r.Image, Tags: r.Tags,
+		Platform: r.Platform, Resources: r.Resources, Priority: r.Priority, PendingSeconds: r.PendingTimeout.Seconds(), Report: r.Report,
 		TimeoutSeconds: r.Timeout.Seconds(), Supersede: r.Supersede,
-		RequestedAt: r.RequestedAt, Attempt: r.Attempt, Nonce: r.Nonce, TraceParent: r.TraceParent,
+		RequestedAt: r.RequestedAt, Attempt: r.Attempt, Nonce: r.Nonce, Cause: r.Cause, TraceParent: r.TraceParent,
 	})
 }
 
@@ -90,16 +132,20 @@ func (r *Request) UnmarshalJSON(data []byte) error {
 	if err := json.Unmarshal(data, &j); err != nil {
 		return err
 	}
-	if j.TimeoutSeconds < 0 || j.TimeoutSeconds > maxTimeoutSeconds {
-		return fmt.Errorf("timeoutSeconds %g is not between 0 and %d", j.TimeoutSeconds, maxTimeoutSeconds)
+	for name, seconds := range map[string]float64{"timeoutSeconds": j.TimeoutSeconds, "pendingTimeoutSeconds": j.PendingSeconds} {
+		if seconds < 0 || seconds > maxTimeoutSeconds {
+			return fmt.Errorf("%s %g is not between 0 and %d", name, seconds, maxTimeoutSeconds)
+		}
 	}
 	*r = Request{
 		BuildID: j.BuildID, Install: j.Install, Tenant: j.Tenant, Trigger: j.Trigger,
 		Sequence: j.Sequence, Group: j.Group, Change: j.Change,
 		Context: j.Context, ContextSubPath: j.ContextSubPath, Dockerfile: j.Dockerfile,
 		Target: j.Target, Args: j.Args, Labels: j.Labels, Image: j.Image, Tags: j.Tags,
+		Platform: j.Platform, Resources: j.Resources, Priority: j.Priority,
+		PendingTimeout: time.Duration(j.PendingSeconds * float64(time.Second)), Report: j.Report,
 		Timeout: time.Duration(j.TimeoutSeconds * float64(time.Second)), Supersede: j.Supersede,
-		RequestedAt: j.RequestedAt, Attempt: j.Attempt, Nonce: j.Nonce, TraceParent: j.TraceParent,
+		RequestedAt: j.RequestedAt, Attempt: j.Attempt, Nonce: j.Nonce, Cause: j.Cause, TraceParent: j.TraceParent,
 	}
 	return nil
 }
@@ -128,13 +174,24 @@ func (r Request) Validate() error {
 	if r.Context == "" {
 		return errors.New("request has no context")
 	}
-	if r.Timeout < 0 {
-		return fmt.Errorf("timeout %s is negative", r.Timeout)
+	if r.Timeout < 0 || r.PendingTimeout < 0 {
+		return fmt.Errorf("timeout %s or pending timeout %s is negative", r.Timeout, r.PendingTimeout)
+	}
+	if err := ValidPriority(r.Priority); err != nil {
+		return err
 	}
 	if err := ValidSupersede(r.Supersede); err != nil {
 		return err
 	}
 	return r.Change.Validate()
+}
+
+// ValidPriority reports whether priority is one of the Priority constants or empty.
+func ValidPriority(priority string) error {
+	if priority == "" || slices.Contains(Priorities(), priority) {
+		return nil
+	}
+	return fmt.Errorf("priority %q is none of %s", priority, strings.Join(Priorities(), ", "))
 }
 
 // ValidSupersede reports whether policy is one of the Supersede constants or empty.

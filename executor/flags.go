@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/executor/internal/access"
 )
 
@@ -55,13 +56,17 @@ type config struct {
 	cleanup, preserveContext, logTimestamp bool
 	preCleanup, materialize, buildMetadata bool
 	extractRetry                           int
-	bucket                                 string
+
+	requestFile, terminationFile string
+	asked                        *events.Order // what the request file asks for; nil without one
+	bucket                       string
 }
 
 const usage = `executor builds a container image from a Dockerfile and a context, and pushes it.
 
 Usage:
   executor --context DIR|URL --destination REF [flags]
+  executor --request-file FILE [flags]
   executor --check --context DIR|URL [flags]
   executor doctor --context DIR|URL --destination REF [flags]
   executor push FILE|DIR --destination REF [flags]
@@ -86,6 +91,7 @@ func newFlags(c *config, out io.Writer) *pflag.FlagSet {
 	registryFlags(f, c)
 	buildFlags(f, c)
 	kanikoFlags(f, c)
+	requestFlags(f, c)
 	f.SetNormalizeFunc(spelling)
 	return f
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
 	"github.com/kilnhook/kiln/executor/internal/sandbox"
 	"github.com/kilnhook/kiln/executor/internal/source"
+	"github.com/kilnhook/kiln/executor/internal/store"
 	"github.com/kilnhook/kiln/executor/internal/workspace"
 )
 
@@ -108,7 +109,12 @@ func (s *session) plan(ctx context.Context, src *source.Context, images *images)
 	if err != nil {
 		return nil, nil, fault(events.ClassBuild, err)
 	}
-	file, err := dockerfile.Parse(name, content)
+	args, err := s.c.arguments(s.p.lookup)
+	if err != nil {
+		return nil, nil, fault(events.ClassConfig, err)
+	}
+	form := dockerfile.Options{Check: args["BUILDKIT_DOCKERFILE_CHECK"], Syntax: args["BUILDKIT_SYNTAX"]}
+	file, err := form.Parse(name, content)
 	if err != nil {
 		return nil, nil, fault(events.ClassBuild, err)
 	}
@@ -116,10 +122,6 @@ func (s *session) plan(ctx context.Context, src *source.Context, images *images)
 	ignore, err := s.readIgnore(src.Dir, name)
 	if err != nil {
 		return nil, nil, fault(events.ClassBuild, err)
-	}
-	args, err := s.c.arguments(s.p.lookup)
-	if err != nil {
-		return nil, nil, fault(events.ClassConfig, err)
 	}
 	opt := plan.Options{Target: s.c.target, Args: args, Labels: s.c.labelMap(), Ignore: ignore, AllStages: s.c.checkOnly && s.c.target == ""}
 	if opt.Contexts, err = s.c.namedContexts(); err != nil {
@@ -188,8 +190,14 @@ func (s *session) carryOut(ctx context.Context, src *source.Context, p *plan.Pla
 		return build.Result{}, err
 	}
 	s.cleanup = ws.cleanup
+	kept, err := store.Open(filepath.Join(s.workDir, "store"))
+	if err != nil {
+		return build.Result{}, errors.Join(err, ws.close())
+	}
+	outlines := workspace.NewOutlines(filepath.Join(s.workDir, "layers"), kept.Index, s.p.now)
+	defer outlines.Close() //nolint:errcheck // nobody reads what it keeps any more
 	opt := build.Options{
-		Workspace: ws, Context: files, Ignore: ignore, Contexts: named.files, Image: imgs.byDigest,
+		Workspace: ws, Outlines: outlines, Parallel: parallelStages(s.iso), Context: files, Ignore: ignore, Contexts: named.files, Image: imgs.byDigest,
 		Spool: filepath.Join(s.workDir, "layers"), Fetch: s.fetchURL, Repo: s.fetchRepo,
 		CacheCopies: s.c.cacheCopies, NoCacheRuns: !s.c.cacheRuns, SingleLayer: s.c.singleSnapshot, Materialize: s.c.materialize,
 		Progress: s.sink, Now: s.p.now, Mounts: s.given,

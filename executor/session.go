@@ -64,11 +64,13 @@ type session struct {
 	given   build.Mounts
 	found   []dockerfile.Warning // what is known of the Dockerfile's mistakes
 	cleanup func() error         // nil: nothing is to be cleaned up
+
+	oomKills uint64 // of the container before the build
 }
 
 // execute builds and returns the exit status.
 func execute(ctx context.Context, c *config, p process) int {
-	s := &session{c: c, p: p, begun: p.now(), res: events.Result{DurationMS: map[string]int64{}}}
+	s := &session{c: c, p: p, begun: p.now(), res: events.Result{DurationMS: map[string]int64{}}, oomKills: oomKills()}
 	workDir, err := newWorkDir(c, p.lookup)
 	if err == nil {
 		defer os.RemoveAll(workDir)

@@ -17,8 +17,8 @@ import (
 	"time"
 
 	"github.com/kilnhook/kiln/e2e/internal/process"
-	"github.com/kilnhook/kiln/e2e/internal/servers"
 	"github.com/kilnhook/kiln/e2e/need"
+	"github.com/kilnhook/kiln/e2e/servers"
 )
 
 // archive is a tar of files: a name and its content in turn.
@@ -52,32 +52,32 @@ func contextArchive(t *testing.T, f string) []byte {
 }
 
 // putGCS stores an object in Google's bucket and returns its generation.
-func putGCS(t *testing.T, b *bucket, name string, content []byte) {
+func putGCS(t *testing.T, host, name string, content []byte) {
 	t.Helper()
-	send(t, http.MethodPost, "http://"+b.host+"/upload/storage/v1/b/contexts/o?uploadType=media&name="+url.QueryEscape(name), content, nil)
+	send(t, http.MethodPost, "http://"+host+"/upload/storage/v1/b/contexts/o?uploadType=media&name="+url.QueryEscape(name), content, nil)
 }
 
 // putS3 stores an object in Amazon's bucket with Amazon's own client.
-func putS3(t *testing.T, b *bucket, name string, content []byte) {
+func putS3(t *testing.T, b servers.S3, name string, content []byte) {
 	t.Helper()
 	file := t.TempDir() + "/object"
 	check(t, os.WriteFile(file, content, 0o644))
 	awsCommand(t, b, "s3api", "put-object", "--bucket=contexts", "--key="+name, "--body="+file)
 }
 
-func awsCommand(t *testing.T, b *bucket, args ...string) string {
+func awsCommand(t *testing.T, b servers.S3, args ...string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), need.Command(t, "aws"), append([]string{"--endpoint-url=http://" + b.host, "--region=us-east-1"}, args...)...)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "AWS_ACCESS_KEY_ID=" + servers.S3Key, "AWS_SECRET_ACCESS_KEY=" + servers.S3Secret}
+	cmd := exec.CommandContext(t.Context(), need.Command(t, "aws"), append([]string{"--endpoint-url=" + b.URL, "--region=" + b.Region}, args...)...)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "AWS_ACCESS_KEY_ID=" + b.AccessKey, "AWS_SECRET_ACCESS_KEY=" + b.SecretKey}
 	out, err := process.Run(t.Context(), cmd, nil)
 	check(t, err)
 	return string(out)
 }
 
 // putAzure stores a blob in Azure's container.
-func putAzure(t *testing.T, b *bucket, name string, content []byte) {
+func putAzure(t *testing.T, host, name string, content []byte) {
 	t.Helper()
-	base := "http://" + b.host + "/" + servers.AzureAccount + "/contexts"
+	base := "http://" + host + "/" + servers.AzureAccount + "/contexts"
 	sendSigned(t, base+"?restype=container", "", nil, http.StatusCreated, http.StatusConflict)
 	sendSigned(t, base+"/"+url.PathEscape(name), "BlockBlob", content, http.StatusCreated)
 }

@@ -4,12 +4,12 @@ import (
 	"archive/tar"
 	"bytes"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -19,15 +19,14 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
-	"github.com/kilnhook/kiln/e2e/internal/cache"
 	"github.com/kilnhook/kiln/e2e/internal/process"
 	"github.com/kilnhook/kiln/e2e/internal/registryd"
-	"github.com/kilnhook/kiln/e2e/internal/servers"
 	"github.com/kilnhook/kiln/e2e/need"
+	"github.com/kilnhook/kiln/e2e/servers"
 )
 
-// lab is what all rows share: the executor, a certificate authority, and the
-// servers, of which all but the first registry are started when first needed.
+// lab is what all rows share: the executor, a certificate authority, and
+// servers.
 type lab struct {
 	executor string // path of the binary
 	warmer   string // path of the other binary
@@ -39,17 +38,11 @@ type lab struct {
 	expired  identity   // of 127.0.0.1, good until yesterday
 	other    *authority // whom nobody trusts
 
-	private func() (string, error)  // host of distribution v3: TLS and passwords
-	mutual  func() (string, error)  // host of distribution v3: TLS both ways
-	gcs     func() (*bucket, error) // Google's
-	s3      func() (*bucket, error) // Amazon's
-	azure   func() (*bucket, error) // Azure's
-}
-
-// bucket is a server of buckets that has one, contexts.
-type bucket struct {
-	host string
-	dir  string // of the server's files
+	private string     // host of distribution v3: TLS and passwords
+	mutual  string     // host of distribution v3: TLS both ways
+	gcs     string     // host of Google's buckets, of which there is one, contexts
+	s3      servers.S3 // Amazon's, with the same bucket
+	azure   string     // host of Azure's
 }
 
 // The user of the private registry and of everything else that asks for one.
@@ -66,74 +59,44 @@ func newLab(t *testing.T) *lab {
 	need.Overlays(t, t.TempDir())
 	debian := need.Command(t, "docker-registry")
 	need.Command(t, "busybox")
-	dir, err := cache.Default()
-	check(t, err)
-	bin, err := servers.Compile(t.Context(), dir, "../servers", os.Stderr)
-	check(t, err)
 	binaries := t.TempDir()
-	l := &lab{executor: filepath.Join(binaries, "executor"), warmer: filepath.Join(binaries, "warmer"), ca: newAuthority(t), other: newAuthority(t), v3: bin.Registry}
+	l := &lab{executor: filepath.Join(binaries, "executor"), warmer: filepath.Join(binaries, "warmer"), ca: newAuthority(t), other: newAuthority(t)}
 	compile := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", binaries, "../../executor", "../../executor/warmer")
 	compile.Env = append(os.Environ(), "CGO_ENABLED=0")
-	_, err = process.Run(t.Context(), compile, nil)
+	_, err := process.Run(t.Context(), compile, nil)
 	check(t, err)
-	l.registry, err = l.start(t, debian, registryd.Options{})
-	check(t, err)
+	l.registry = start(t, debian, registryd.Options{})
 	l.expired = l.ca.issue(t, yesterday(), "127.0.0.1")
 	l.base = l.registry + "/library/base:1"
 	l.image = makeBase(t)
 	l.push(t, l.image, l.base)
-	l.later(t, bin)
+	l.serve(t)
 	return l
 }
 
-// later says how to start what is started when a row first needs it.
-func (l *lab) later(t *testing.T, bin servers.Binaries) {
+// serve starts the other servers.
+func (l *lab) serve(t *testing.T) {
+	t.Helper()
 	id := l.ca.issue(t, soon(), "127.0.0.1", "localhost")
 	users := filepath.Join(t.TempDir(), "users")
 	check(t, os.WriteFile(users, []byte(userEntry+"\n"), 0o644))
-	l.private = sync.OnceValues(func() (string, error) {
-		return l.start(t, bin.Registry, registryd.Options{Certificate: id.cert, Key: id.key, Users: users})
-	})
-	l.mutual = sync.OnceValues(func() (string, error) {
-		return l.start(t, bin.Registry, registryd.Options{Certificate: id.cert, Key: id.key, ClientCA: l.ca.file})
-	})
-	keep := func(start func(dir string) (*servers.Server, error)) func() (*bucket, error) {
-		dir := t.TempDir()
-		return sync.OnceValues(func() (*bucket, error) {
-			s, err := start(dir)
-			if err != nil {
-				return nil, err
-			}
-			t.Cleanup(func() { check(t, s.Stop()) })
-			return &bucket{host: s.Host, dir: dir}, nil
-		})
-	}
-	ctx := t.Context()
-	l.gcs = keep(func(dir string) (*servers.Server, error) {
-		if err := os.Mkdir(filepath.Join(dir, "contexts"), 0o755); err != nil {
-			return nil, err
-		}
-		return servers.StartGCS(ctx, bin.GCS, dir)
-	})
-	versions := t.TempDir()
-	l.s3 = keep(func(dir string) (*servers.Server, error) {
-		if err := os.Mkdir(filepath.Join(dir, "contexts"), 0o755); err != nil {
-			return nil, err
-		}
-		return servers.StartS3(ctx, bin.S3, dir, versions)
-	})
-	azurite := need.Command(t, "azurite-blob")
-	l.azure = keep(func(dir string) (*servers.Server, error) { return servers.StartAzure(ctx, azurite, dir) })
+	v3 := servers.Distribution(t)
+	l.private = start(t, v3, registryd.Options{Certificate: id.cert, Key: id.key, Users: users})
+	l.mutual = start(t, v3, registryd.Options{Certificate: id.cert, Key: id.key, ClientCA: l.ca.file})
+	l.gcs = servers.CloudStorage(t, servers.CloudStorageOptions{Host: "storage.googleapis.com"})
+	send(t, http.MethodPost, "http://"+l.gcs+"/storage/v1/b?project=p", []byte(`{"name":"contexts"}`), nil)
+	l.s3 = servers.Versity(t, servers.VersityOptions{})
+	awsCommand(t, l.s3, "s3api", "create-bucket", "--bucket=contexts")
+	l.azure = servers.Azurite(t)
 }
 
-// start runs a registry until the end of t, the test that all rows are part of.
-func (l *lab) start(t *testing.T, program string, opt registryd.Options) (string, error) {
+// start runs a registry and returns its host.
+func start(t *testing.T, program string, opt registryd.Options) string {
+	t.Helper()
 	r, err := registryd.StartWith(t.Context(), program, t.TempDir(), opt, nil)
-	if err != nil {
-		return "", err
-	}
+	check(t, err)
 	t.Cleanup(func() { check(t, r.Stop()) })
-	return r.Host, nil
+	return r.Host
 }
 
 // push puts an image into a registry of plain HTTP.
@@ -194,14 +157,6 @@ func reconfigure(t *testing.T, img v1.Image, f func(*v1.ConfigFile)) v1.Image {
 	img, err = mutate.ConfigFile(img, c)
 	check(t, err)
 	return img
-}
-
-// get starts a server that is started when first needed.
-func get[T any](t *testing.T, f func() (T, error)) T {
-	t.Helper()
-	v, err := f()
-	check(t, err)
-	return v
 }
 
 // nowhere is an address of 127.0.0.1 that nothing listens on.

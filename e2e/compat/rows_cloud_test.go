@@ -13,7 +13,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/kilnhook/kiln/e2e/internal/servers"
+	"github.com/kilnhook/kiln/e2e/servers"
 )
 
 // google is Google's cloud: a bucket that asks for the token that a service
@@ -21,16 +21,16 @@ import (
 type google struct {
 	n   *internet
 	key string // of the service account
-	b   *bucket
+	b   string // host of the bucket
 }
 
 // google puts the cloud on this row's internet, with a context at
 // gs://contexts/<row>.tgz.
 func (k *kit) google(t *testing.T) *google {
 	t.Helper()
-	g := &google{n: k.online(), b: get(t, k.gcs)}
+	g := &google{n: k.online(), b: k.gcs}
 	k.write("ca.pem", readFile(t, k.ca.file))
-	next := forward(g.b.host)
+	next := forward(g.b)
 	g.n.host("storage.googleapis.com", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer google-token" {
 			http.Error(w, "no token", http.StatusUnauthorized)
@@ -80,18 +80,18 @@ func instance(t *testing.T, answers map[string]string, header ...string) string 
 // its URL.
 func (k *kit) amazon(t *testing.T) string {
 	t.Helper()
-	b := get(t, k.s3)
+	b := k.s3
 	putS3(t, b, k.name()+".tgz", contextArchive(t, "amazon"))
-	k.env["S3_ENDPOINT"] = "http://" + b.host
+	k.env["S3_ENDPOINT"] = b.URL
 	return "s3://contexts/" + k.name() + ".tgz"
 }
 
 // microsoft makes a context in Azure's blob storage and returns its URL.
 func (k *kit) microsoft(t *testing.T) (*internet, string) {
 	t.Helper()
-	b, n := get(t, k.azure), k.online()
+	b, n := k.azure, k.online()
 	const host = servers.AzureAccount + ".blob.core.windows.net"
-	n.host(host, forward(b.host))
+	n.host(host, forward(b))
 	putAzure(t, b, k.name()+".tgz", contextArchive(t, "azure"))
 	return n, "https://" + host + "/contexts/" + k.name() + ".tgz"
 }
@@ -107,10 +107,13 @@ func bearer(token string, content []byte) http.Handler {
 	})
 }
 
-var (
-	keyAnswer = fmt.Sprintf(`{"AccessKeyId":%q,"SecretAccessKey":%q,"Expiration":"2099-01-01T00:00:00Z"}`, servers.S3Key, servers.S3Secret)
-	noRole    = "AWS_EC2_METADATA_DISABLED"
-)
+// keyAnswer is what a metadata service says of the key for the bucket.
+func (k *kit) keyAnswer() string {
+	return fmt.Sprintf(`{"AccessKeyId":%q,"SecretAccessKey":%q,"Expiration":"2099-01-01T00:00:00Z"}`, k.s3.AccessKey, k.s3.SecretKey)
+}
+
+// noRole is the variable that says that this is no instance.
+const noRole = "AWS_EC2_METADATA_DISABLED"
 
 // cloudRows are about contexts in buckets and the credentials for them.
 func cloudRows() []row {
@@ -137,9 +140,9 @@ func cloudRows() []row {
 			does: "an archive of any form, which is not left in the context; `?versionId=` after it pins one", differs: "not only gzip; resumed and pinned",
 			run: func(t *testing.T, k *kit) {
 				url := k.amazon(t)
-				k.env["AWS_ACCESS_KEY_ID"], k.env["AWS_SECRET_ACCESS_KEY"] = servers.S3Key, servers.S3Secret
+				k.env["AWS_ACCESS_KEY_ID"], k.env["AWS_SECRET_ACCESS_KEY"] = k.s3.AccessKey, k.s3.SecretKey
 				k.remote(url).holds("f", "amazon").lacks("context.tar.gz", k.name()+".tgz")
-				b := get(t, k.s3)
+				b := k.s3
 				putS3(t, b, "context.tar.gz", contextArchive(t, "by default"))
 				k.remote("s3://contexts").holds("f", "by default").lacks("context.tar.gz")
 				awsCommand(t, b, "s3api", "put-bucket-versioning", "--bucket=contexts", "--versioning-configuration=Status=Enabled")
@@ -218,9 +221,9 @@ func cloudRows() []row {
 			kind: envKind, name: "STORAGE_EMULATOR_HOST", kaniko: "where Google's buckets are instead, without credentials",
 			does: "where Google's buckets are instead, without credentials",
 			run: func(t *testing.T, k *kit) {
-				b := get(t, k.gcs)
+				b := k.gcs
 				putGCS(t, b, k.name()+".tgz", contextArchive(t, "emulated"))
-				k.env["STORAGE_EMULATOR_HOST"] = b.host
+				k.env["STORAGE_EMULATOR_HOST"] = b
 				k.remote("gs://contexts/"+k.name()+".tgz").holds("f", "emulated")
 				k.exec("--no-push", "--context=gs://contexts/none").fails("STORAGE_EMULATOR_HOST is asked without credentials")
 			},
@@ -232,9 +235,9 @@ func cloudRows() []row {
 				url := k.amazon(t)
 				k.env[noRole] = "true"
 				k.exec("--no-push", "--context="+url).fails("no AWS credentials were found", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
-				k.env["AWS_ACCESS_KEY_ID"], k.env["AWS_SECRET_ACCESS_KEY"] = servers.S3Key, "wrong"
-				k.exec("--no-push", "--context="+url).fails("SignatureDoesNotMatch", "asked with access key "+servers.S3Key+" of the environment").hushes("wrong")
-				k.env["AWS_SECRET_ACCESS_KEY"] = servers.S3Secret
+				k.env["AWS_ACCESS_KEY_ID"], k.env["AWS_SECRET_ACCESS_KEY"] = k.s3.AccessKey, "wrong"
+				k.exec("--no-push", "--context="+url).fails("SignatureDoesNotMatch", "asked with access key "+k.s3.AccessKey+" of the environment").hushes("wrong")
+				k.env["AWS_SECRET_ACCESS_KEY"] = k.s3.SecretKey
 				k.remote(url).holds("f", "amazon")
 				n := k.online()
 				n.host("contexts.s3.us-east-1.amazonaws.com", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -283,12 +286,12 @@ func cloudRows() []row {
 			does: "a profile of the shared files, with its key, role, SSO or `credential_process`",
 			run: func(t *testing.T, k *kit) {
 				url := k.amazon(t)
-				key := fmt.Sprintf("aws_access_key_id=%s\naws_secret_access_key=%s\n", servers.S3Key, servers.S3Secret)
+				key := fmt.Sprintf("aws_access_key_id=%s\naws_secret_access_key=%s\n", k.s3.AccessKey, k.s3.SecretKey)
 				k.env["AWS_SHARED_CREDENTIALS_FILE"] = k.write("creds", "[default]\naws_access_key_id=x\naws_secret_access_key=y\n[other]\n"+key)
 				k.exec("--no-push", "--context="+url).fails("access key x of profile default")
 				k.env["AWS_PROFILE"] = "other"
 				k.remote(url).holds("f", "amazon")
-				k.write("answer", strings.Replace(keyAnswer, "{", `{"Version":1,`, 1))
+				k.write("answer", strings.Replace(k.keyAnswer(), "{", `{"Version":1,`, 1))
 				k.env["AWS_CONFIG_FILE"] = k.write("config", "[profile sso]\nsso_session = mine\n[profile process]\ncredential_process = cat "+k.path("answer")+"\n")
 				k.env["AWS_PROFILE"] = "process"
 				k.remote(url).holds("f", "amazon")
@@ -301,7 +304,7 @@ func cloudRows() []row {
 			does: "a key of Amazon's, in $HOME",
 			run: func(t *testing.T, k *kit) {
 				url := k.amazon(t)
-				k.write("home/.aws/credentials", fmt.Sprintf("[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n", servers.S3Key, servers.S3Secret))
+				k.write("home/.aws/credentials", fmt.Sprintf("[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n", k.s3.AccessKey, k.s3.SecretKey))
 				k.remote(url).holds("f", "amazon")
 			},
 		},
@@ -316,7 +319,7 @@ func cloudRows() []row {
 						http.Error(w, "<Error/>", http.StatusForbidden)
 						return
 					}
-					fmt.Fprintf(w, "<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>%s</AccessKeyId><SecretAccessKey>%s</SecretAccessKey><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>", servers.S3Key, servers.S3Secret)
+					fmt.Fprintf(w, "<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>%s</AccessKeyId><SecretAccessKey>%s</SecretAccessKey><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>", k.s3.AccessKey, k.s3.SecretKey)
 				}))
 				k.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = k.write("token", "pod-token\n")
 				k.env["AWS_REGION"] = "us-east-1"
@@ -336,7 +339,7 @@ func cloudRows() []row {
 						http.Error(w, "", http.StatusForbidden)
 						return
 					}
-					fmt.Fprint(w, keyAnswer)
+					fmt.Fprint(w, k.keyAnswer())
 				}))
 				defer server.Close()
 				k.env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = server.URL + "/creds"
@@ -352,7 +355,7 @@ func cloudRows() []row {
 				url := k.amazon(t)
 				k.env["AWS_EC2_METADATA_SERVICE_ENDPOINT"] = instance(t, map[string]string{
 					"PUT /latest/api/token": "t", "GET /latest/meta-data/iam/security-credentials/": "node",
-					"GET /latest/meta-data/iam/security-credentials/node": keyAnswer,
+					"GET /latest/meta-data/iam/security-credentials/node": k.keyAnswer(),
 				})
 				k.remote(url).holds("f", "amazon")
 				k.env[noRole] = "true"
@@ -364,10 +367,10 @@ func cloudRows() []row {
 			does: "another server than Amazon's; the bucket in the path with `true`, or if the server is an address",
 			run: func(t *testing.T, k *kit) {
 				k.amazon(t)
-				b, n := get(t, k.s3), k.online()
-				n.host("s3.example.com", forward(b.host))
+				b, n := k.s3, k.online()
+				n.host("s3.example.com", forward(strings.TrimPrefix(b.URL, "http://")))
 				n.host("contexts.s3.example.com", http.NotFoundHandler())
-				k.env["AWS_ACCESS_KEY_ID"], k.env["AWS_SECRET_ACCESS_KEY"] = servers.S3Key, servers.S3Secret
+				k.env["AWS_ACCESS_KEY_ID"], k.env["AWS_SECRET_ACCESS_KEY"] = k.s3.AccessKey, k.s3.SecretKey
 				k.env["S3_ENDPOINT"] = "https://s3.example.com"
 				k.exec("--no-push", "--context=s3://contexts/"+k.name()+".tgz").fails("404", "at S3_ENDPOINT")
 				equal(t, "requests by host", len(n.asked("contexts.s3.example.com")), 1)

@@ -39,7 +39,7 @@ func defectRows() []row {
 			kind: defectKind, name: "an archive from S3 stays in the context", kaniko: "`COPY . .` copies context.tar.gz", does: "it is never in the context",
 			run: func(t *testing.T, k *kit) {
 				url := k.amazon(t)
-				k.write("home/.aws/credentials", "[default]\naws_access_key_id=kilntestkey\naws_secret_access_key=kiln-test-secret\n")
+				k.write("home/.aws/credentials", "[default]\naws_access_key_id="+k.s3.AccessKey+"\naws_secret_access_key="+k.s3.SecretKey+"\n")
 				b := k.remote(url).holds("f", "amazon")
 				if files := b.files(); len(files) != 3 {
 					t.Errorf("the image has %d files", len(files))

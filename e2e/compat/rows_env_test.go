@@ -151,7 +151,7 @@ func credentialRows() []row {
 			does: "the directory of config.json, looked into first",
 			run: func(t *testing.T, k *kit) {
 				k.scratch()
-				host := get(t, k.private)
+				host := k.private
 				k.write("home/.docker/config.json", dockerConfig("other.example.com"))
 				k.write("own/config.json", dockerConfig(host))
 				push(k, host).fails("UNAUTHORIZED", "without credentials: none for "+host+" in "+k.path("home/.docker/config.json"))
@@ -166,7 +166,7 @@ func credentialRows() []row {
 			does: "a Docker config as JSON, asked first; what it does not have, the files may", differs: "it does not hide the files",
 			run: func(t *testing.T, k *kit) {
 				k.scratch()
-				host := get(t, k.private)
+				host := k.private
 				k.env["DOCKER_AUTH_CONFIG"] = dockerConfig(host)
 				push(k, host).ok()
 				k.env["DOCKER_AUTH_CONFIG"] = dockerConfig("other.example.com")
@@ -182,7 +182,7 @@ func credentialRows() []row {
 			does: "a file like config.json, Podman's, asked last",
 			run: func(t *testing.T, k *kit) {
 				k.scratch()
-				host := get(t, k.private)
+				host := k.private
 				k.env["REGISTRY_AUTH_FILE"] = k.write("auth.json", dockerConfig(host))
 				push(k, host).ok()
 			},
@@ -192,7 +192,7 @@ func credentialRows() []row {
 			does: "registry credentials, after those of $DOCKER_CONFIG and /kaniko/.docker",
 			run: func(t *testing.T, k *kit) {
 				k.scratch()
-				host := get(t, k.private)
+				host := k.private
 				push(k, host).fails("checking push permissions", "UNAUTHORIZED", "without credentials: there is no Docker config with any for "+host)
 				k.login(host)
 				push(k, host).ok()
@@ -203,7 +203,7 @@ func credentialRows() []row {
 			does: "`auths` by host, as host, URL, with /v1/ or /v2/; by path, of which the longest wins; `auth` or `username` and `password`",
 			run: func(t *testing.T, k *kit) {
 				k.scratch()
-				host := get(t, k.private)
+				host := k.private
 				for _, key := range []string{host, "https://" + host, "https://" + host + "/v1/", host + "/v2/", host + "/" + k.name()} {
 					k.login(key)
 					push(k, host).ok()
@@ -221,7 +221,7 @@ func credentialRows() []row {
 			does: "`credHelpers` by host, `credsStore` for all hosts: docker-credential-NAME in $PATH",
 			run: func(t *testing.T, k *kit) {
 				k.scratch()
-				host := get(t, k.private)
+				host := k.private
 				k.write("bin/docker-credential-kiln", "#!/bin/sh\nread -r host\necho $1 $host >> "+k.path("asked")+"\n"+`echo '{"ServerURL":"","Username":"ann","Secret":"sesame"}'`+"\n")
 				check(t, os.Chmod(k.path("bin/docker-credential-kiln"), 0o755))
 				k.env["PATH"] = k.path("bin") + ":" + k.env["PATH"]

@@ -189,7 +189,7 @@ func failureRows() []row {
 			kind: failureKind, name: "push: no client certificate", kaniko: "the TLS error", does: "before the build: that one is required",
 			run: func(t *testing.T, k *kit) {
 				k.scratch()
-				host := get(t, k.mutual)
+				host := k.mutual
 				k.build(k.to(host), "--registry-certificate="+host+"="+k.ca.file).fails("checking push permissions", "asks for a client certificate: give it with --registry-client-cert "+host+"=CERT,KEY")
 				id := k.other.issue(t, soon(), "client")
 				k.build(k.to(host), "--registry-certificate="+host+"="+k.ca.file, "--registry-client-cert="+host+"="+id.cert+","+id.key).fails("checking push permissions", host+" asks for a client certificate and did not take that of --registry-client-cert")

@@ -129,7 +129,7 @@ func registryRows() []row {
 			kind: flagKind, name: "--registry-client-cert", kaniko: "none",
 			does: "`host=cert,key` to show to this host; repeatable",
 			run: func(t *testing.T, k *kit) {
-				host := get(t, k.mutual)
+				host := k.mutual
 				id := k.ca.issue(t, soon(), "client")
 				k.scratch()
 				trust := "--registry-certificate=" + host + "=" + k.ca.file

@@ -168,7 +168,7 @@ func warmerRows() []row {
 		{
 			kind: warmerKind, name: "--registry-certificate, --registry-client-cert", kaniko: "of the forks: none", does: "`host=file` of an authority to trust, `host=cert,key` to show",
 			run: func(t *testing.T, k *kit) {
-				host := get(t, k.mutual)
+				host := k.mutual
 				id := k.ca.issue(t, soon(), "client")
 				trust, show := "--registry-certificate="+host+"="+k.ca.file, "--registry-client-cert="+host+"="+id.cert+","+id.key
 				k.scratch()

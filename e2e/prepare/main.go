@@ -1,8 +1,8 @@
 // Command prepare makes what the tests under e2e need and what takes long to
-// make: BuildKit, servers that stand in for clouds, and a Debian base image. All
-// are kept in the user's cache, so
-// it is slow once. The tests make what is missing too; "make test" runs prepare
-// first so that no test's time is spent on it. Run it in the module's root.
+// make: BuildKit, the servers that stand for a cloud's, and a Debian base image.
+// All are kept in the user's cache, so it is slow once. The tests make what is
+// missing too; "make test" runs prepare first so that no test's time is spent on
+// it. Run it in the module's root.
 package main
 
 import (
@@ -18,7 +18,7 @@ import (
 	"github.com/kilnhook/kiln/e2e/internal/baseimage"
 	"github.com/kilnhook/kiln/e2e/internal/buildkit"
 	"github.com/kilnhook/kiln/e2e/internal/cache"
-	"github.com/kilnhook/kiln/e2e/internal/servers"
+	"github.com/kilnhook/kiln/e2e/servers"
 )
 
 func main() {
@@ -31,6 +31,9 @@ func main() {
 }
 
 func prepare(ctx context.Context, log io.Writer) error {
+	if err := servers.Prepare(ctx, log); err != nil {
+		return err
+	}
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(log, "not root: the comparison with BuildKit will be skipped")
 		return nil
@@ -46,9 +49,6 @@ func prepare(ctx context.Context, log io.Writer) error {
 	if _, err := baseimage.Debian(ctx, dir, log); err != nil {
 		return err
 	}
-	if _, err := buildkit.Compile(ctx, dir, filepath.Join("e2e", "oracle"), log); err != nil {
-		return err
-	}
-	_, err = servers.Compile(ctx, dir, filepath.Join("e2e", "servers"), log)
+	_, err = buildkit.Compile(ctx, dir, filepath.Join("e2e", "oracle"), log)
 	return err
 }

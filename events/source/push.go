@@ -23,6 +23,52 @@ func PushMetadata(defaultBranch, pusher string) map[string]string {
 	return m
 }
 
+// Limits on the files that are taken from a push: beyond them they count as
+// not known, so that a change stays small.
+const (
+	maxFiles     = 500
+	maxFileBytes = 16 << 10
+)
+
+// Commit is what a push says about one of its commits.
+type Commit struct {
+	Added    []string `json:"added"`
+	Modified []string `json:"modified"`
+	Removed  []string `json:"removed"`
+}
+
+// PushFiles are the files that the commits of a push touch, each once, or nil
+// if it does not have all of them: forges leave commits out of long pushes,
+// which complete tells, and a commit without a file says nothing (a merge, or
+// a list that was cut). It is of use only where the forge says that history was
+// not rewritten: what a forced push takes away is in no commit. GitLab and Gitea
+// do not say it.
+func PushFiles(commits []Commit, complete bool) []string {
+	if !complete || len(commits) == 0 {
+		return nil
+	}
+	var files []string
+	seen, size := map[string]bool{}, 0
+	for _, c := range commits {
+		if len(c.Added)+len(c.Modified)+len(c.Removed) == 0 {
+			return nil
+		}
+		for _, list := range [][]string{c.Added, c.Modified, c.Removed} {
+			for _, f := range list {
+				if seen[f] {
+					continue
+				}
+				if size += len(f); size > maxFileBytes || len(files) == maxFiles {
+					return nil
+				}
+				seen[f] = true
+				files = append(files, f)
+			}
+		}
+	}
+	return files
+}
+
 // ZeroID is the object id that stands for none beside another id: zeros, as
 // many as the other has digits and never fewer than SHA-1's.
 func ZeroID(beside string) string { return strings.Repeat("0", max(len(beside), 40)) }

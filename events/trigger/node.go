@@ -109,6 +109,9 @@ func has(n *yaml.Node, name string) bool {
 func (t Trigger) tryTemplates() error {
 	const id = "199eddf46df50de8d02e99bf1c5fdb4101338224"
 	for _, s := range t.On {
+		if s.Git == nil && s.Object == nil {
+			continue
+		}
 		c := events.Change{
 			Kind: events.KindObject, Location: "gs://bucket", Name: "app/context.tar.gz", Generation: "1",
 		}

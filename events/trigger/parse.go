@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -130,6 +131,7 @@ func (p *parser) trigger(n *yaml.Node) {
 		{"build", func(n *yaml.Node) { p.build(n, &t.Build) }},
 		{"push", func(n *yaml.Node) { p.push(n, &t.Push) }},
 		{"run", func(n *yaml.Node) { p.run(n, &t.Run) }},
+		{"report", func(n *yaml.Node) { p.report(n, &t.Report) }},
 	})
 	if len(p.errs) == before {
 		p.complete(n, t)
@@ -144,6 +146,8 @@ func (p *parser) complete(n *yaml.Node, t Trigger) {
 		p.fail(n, "trigger has no name")
 	case len(t.On) == 0:
 		p.fail(n, "trigger %s listens to nothing: give it on: git: or on: object:", t.Name)
+	case !slices.ContainsFunc(t.On, func(s Source) bool { return s.Git != nil || s.Object != nil }):
+		p.fail(n, "trigger %s has nothing to build: base and schedule build again what git or object brought", t.Name)
 	case t.Push.Image == "" && len(t.Push.Tags) > 0:
 		p.fail(n, "trigger %s has push.tags and no push.image", t.Name)
 	}
@@ -151,6 +155,9 @@ func (p *parser) complete(n *yaml.Node, t Trigger) {
 		p.fail(n, "there is a trigger %s in line %d already", t.Name, line)
 	}
 	p.names[t.Name] = n.Line
+	if err := t.placeSchedules(); err != nil {
+		p.fail(n, "trigger %s: on.schedule: %v", t.Name, err)
+	}
 	if err := t.tryTemplates(); err != nil {
 		p.fail(n, "trigger %s: %v", t.Name, err)
 	}
@@ -167,6 +174,8 @@ func (p *parser) on(n *yaml.Node) []Source {
 		p.fields(resolve(item), "on", []field{
 			{"git", func(n *yaml.Node) { sources = append(sources, Source{Git: p.git(n)}) }},
 			{"object", func(n *yaml.Node) { sources = append(sources, Source{Object: p.object(n)}) }},
+			{"base", func(n *yaml.Node) { sources = append(sources, Source{Base: p.base(n)}) }},
+			{"schedule", func(n *yaml.Node) { sources = append(sources, Source{Schedule: p.schedule(n)}) }},
 		})
 	}
 	return sources
@@ -187,9 +196,16 @@ func (p *parser) git(n *yaml.Node) *Git {
 			g.Repo = location
 		}},
 		{"refs", func(n *yaml.Node) { g.Refs = p.texts(n, "on.git.refs") }},
+		{"paths", func(n *yaml.Node) { g.Paths = p.globs(n, "on.git.paths") }},
+		{"extraPaths", func(n *yaml.Node) { g.ExtraPaths = p.globs(n, "on.git.extraPaths") }},
+		{"narrowedBy", func(n *yaml.Node) { g.NarrowedBy = p.path(n, "on.git.narrowedBy") }},
+		{"heal", func(n *yaml.Node) { g.Heal = p.yes(n, "on.git.heal") }},
 	})
 	if g.Repo == "" && n.Kind == yaml.MappingNode {
 		p.fail(n, "on.git has no repo")
+	}
+	if g.Heal && strings.Contains(g.Repo, "*") {
+		p.fail(n, "on.git.heal needs the name of one repository, not %q", g.Repo)
 	}
 	return &g
 }
@@ -200,6 +216,8 @@ func (p *parser) object(n *yaml.Node) *Object {
 		{"bucket", func(n *yaml.Node) { o.Bucket = strings.TrimSuffix(p.text(n, "on.object.bucket"), "/") }},
 		{"prefix", func(n *yaml.Node) { o.Prefix = p.text(n, "on.object.prefix") }},
 		{"suffix", func(n *yaml.Node) { o.Suffix = p.text(n, "on.object.suffix") }},
+		{"metadata", func(n *yaml.Node) { o.Metadata = p.patterns(n, "on.object.metadata") }},
+		{"everyGeneration", func(n *yaml.Node) { o.EveryGeneration = p.yes(n, "on.object.everyGeneration") }},
 	})
 	if o.Bucket == "" && n.Kind == yaml.MappingNode {
 		p.fail(n, "on.object has no bucket")
@@ -214,6 +232,7 @@ func (p *parser) build(n *yaml.Node, b *Build) {
 		{"target", func(n *yaml.Node) { b.Target = p.text(n, "build.target") }},
 		{"args", func(n *yaml.Node) { b.Args = p.templates(n, "build.args") }},
 		{"labels", func(n *yaml.Node) { b.Labels = p.templates(n, "build.labels") }},
+		{"platforms", func(n *yaml.Node) { b.Platforms = p.platforms(n, "build.platforms") }},
 	})
 }
 
@@ -231,13 +250,14 @@ func (p *parser) push(n *yaml.Node, push *Push) {
 
 func (p *parser) run(n *yaml.Node, r *Run) {
 	p.fields(n, "run", []field{
-		{"timeout", func(n *yaml.Node) {
-			text := p.text(n, "run.timeout")
-			d, err := time.ParseDuration(text)
-			if err != nil || d <= 0 || d > maxTimeout {
-				p.fail(n, "run.timeout %q is not a time such as 30m or 1h30m, at most %s", text, maxTimeout)
+		{"timeout", func(n *yaml.Node) { r.Timeout = p.duration(n, "run.timeout") }},
+		{"pendingTimeout", func(n *yaml.Node) { r.PendingTimeout = p.duration(n, "run.pendingTimeout") }},
+		{"resources", func(n *yaml.Node) { r.Resources = p.resources(n, "run.resources") }},
+		{"priority", func(n *yaml.Node) {
+			r.Priority = p.text(n, "run.priority")
+			if err := events.ValidPriority(r.Priority); err != nil {
+				p.fail(n, "run.priority: %v", err)
 			}
-			r.Timeout = d
 		}},
 		{"supersede", func(n *yaml.Node) {
 			r.Supersede = p.text(n, "run.supersede")

@@ -38,13 +38,16 @@ type Trigger struct {
 	Build  Build
 	Push   Push
 	Run    Run
+	Report Report
 	Line   int // where it begins in its file
 }
 
 // Source is what a trigger listens to: one of its fields is set.
 type Source struct {
-	Git    *Git
-	Object *Object
+	Git      *Git
+	Object   *Object
+	Base     *Base
+	Schedule *Schedule
 }
 
 // Git matches refs of repositories.
@@ -55,6 +58,15 @@ type Git struct {
 	// Refs are patterns; one without "refs/" is of a branch. A pattern after
 	// "!" takes away what earlier ones gave. Empty is all branches and tags.
 	Refs []string
+	// Paths and ExtraPaths are patterns of files: a push that touches none of
+	// either is not built. Both empty is no filter. A pattern after "!" takes
+	// away what earlier ones of its list gave.
+	Paths, ExtraPaths []string `json:",omitempty"`
+	// NarrowedBy is a file in the repository that may narrow the trigger; ""
+	// is none.
+	NarrowedBy string `json:",omitempty"`
+	// Heal makes sweeps ask the repository for refs whose webhook was lost.
+	Heal bool `json:",omitempty"`
 }
 
 // Object matches objects of buckets.
@@ -62,6 +74,11 @@ type Object struct {
 	Bucket string // "gs://b", or "b" for a bucket of any kind; * and ** as in Git.Repo
 	Prefix string // of the key; empty matches all
 	Suffix string // of the key; empty matches all
+	// Metadata are patterns for the object's own metadata, all of which must
+	// match.
+	Metadata map[string]string `json:",omitempty"`
+	// EveryGeneration builds also uploads that arrive after later ones.
+	EveryGeneration bool `json:",omitempty"`
 }
 
 // Build says how an image is made. Values of Args and Labels are templates.
@@ -71,6 +88,7 @@ type Build struct {
 	Target     string
 	Args       map[string]string
 	Labels     map[string]string
+	Platforms  []string `json:",omitempty"` // "os/arch[/variant]"; empty is the executor's own
 }
 
 // Push says where an image goes. Image and Tags are templates.
@@ -83,11 +101,23 @@ type Push struct {
 type Run struct {
 	Timeout   time.Duration // 0 is the launcher's default
 	Supersede string        // one of events.Supersede…; empty is the default for the kind of change
+
+	PendingTimeout time.Duration    // until an executor must have started; 0 is the launcher's default
+	Resources      events.Resources // what a build needs
+	Priority       string           // one of events.Priority…; empty is by what caused the build
+}
+
+// Report says who is told of a trigger's builds besides those who listen to
+// events.
+type Report struct {
+	Status bool     // the forge, on the commit
+	Notify []string `json:",omitempty"` // names of notifications of the installation
 }
 
 // Match is a trigger that a change matched.
 type Match struct {
 	Trigger Trigger
+	By      []Source // those of its sources that matched
 	// Request has everything that follows from the trigger and the change. The
 	// dispatcher adds the build id, the installation, the sequence, the context
 	// and the time. For a deleted ref it has no image, tags or arguments.
@@ -101,27 +131,56 @@ type Match struct {
 func (s Set) Match(c events.Change) []Match {
 	var matches []Match
 	for _, t := range s.triggers {
-		if only := c.Metadata[MetaTrigger]; c.Kind == events.KindObject && only != "" && only != t.Name {
+		if !t.meant(c) {
 			continue
 		}
-		if slices.ContainsFunc(t.On, func(src Source) bool { return src.matches(c) }) {
-			matches = append(matches, t.match(c))
+		var by []Source
+		for _, src := range t.On {
+			if src.matches(c) {
+				by = append(by, src)
+			}
+		}
+		if len(by) > 0 {
+			m := t.match(c)
+			m.By = by
+			if m.EveryGeneration() && t.Run.Supersede == "" {
+				m.Request.Supersede = events.SupersedeKeepAll // else they would cancel each other
+			}
+			matches = append(matches, m)
 		}
 	}
 	return matches
 }
 
+// Named returns the trigger of a name; false if there is none.
+func (s Set) Named(name string) (Trigger, bool) {
+	i := slices.IndexFunc(s.triggers, func(t Trigger) bool { return t.Name == name })
+	if i < 0 {
+		return Trigger{}, false
+	}
+	return s.triggers[i], true
+}
+
+// Wants reports whether the trigger listens to a ref of a repository.
+func (t Trigger) Wants(location, ref string) bool {
+	c := events.Change{Kind: events.KindGit, Location: location, Name: ref}
+	return slices.ContainsFunc(t.On, func(s Source) bool { return s.Git != nil && s.matches(c) })
+}
+
+// Again returns the match of a change that a trigger accepted before and is to
+// build again, whatever the trigger listens to now.
+func (t Trigger) Again(c events.Change) Match { return t.match(c) }
+
+// meant reports whether a change may be for this trigger: an object may name
+// the only one it is for.
+func (t Trigger) meant(c events.Change) bool {
+	only := c.Metadata[MetaTrigger]
+	return c.Kind != events.KindObject || only == "" || only == t.Name
+}
+
 // matches reports whether a change is one the source listens to.
 func (s Source) matches(c events.Change) bool {
-	switch {
-	case c.Kind == events.KindGit && s.Git != nil:
-		return glob(s.Git.Repo, c.Location) && s.Git.matchesRef(c.Name)
-	case c.Kind == events.KindObject && s.Object != nil:
-		return s.Object.matchesBucket(c.Location) &&
-			strings.HasPrefix(c.Name, s.Object.Prefix) && strings.HasSuffix(c.Name, s.Object.Suffix) &&
-			len(c.Name) >= len(s.Object.Prefix)+len(s.Object.Suffix)
-	}
-	return false
+	return !slices.ContainsFunc(s.Check(c), func(k Check) bool { return !k.OK })
 }
 
 // matchesRef applies the patterns in order; the last that matches decides.
@@ -167,9 +226,17 @@ func (t Trigger) match(c events.Change) Match {
 		Tenant: t.Tenant, Trigger: t.Name, Group: t.group(c), Change: c,
 		ContextSubPath: t.Build.Context, Dockerfile: t.Build.Dockerfile, Target: t.Build.Target,
 		Timeout: t.Run.Timeout, Supersede: t.Run.Supersede, Attempt: 1,
+		Resources: t.Run.Resources, Priority: t.Run.Priority, PendingTimeout: t.Run.PendingTimeout,
+		Report: events.Report{Status: t.Report.Status && c.Kind == events.KindGit, Notify: t.Report.Notify},
+	}
+	if len(t.Build.Platforms) > 0 {
+		req.Platform = t.Build.Platforms[0]
 	}
 	if req.Supersede == "" {
 		req.Supersede = defaultSupersede(c)
+	}
+	if req.Priority == "" {
+		req.Priority = events.PriorityPush
 	}
 	m := Match{Trigger: t, Request: req}
 	if !c.Deleted() {
@@ -182,7 +249,7 @@ func (t Trigger) match(c events.Change) Match {
 func (t Trigger) group(c events.Change) string {
 	if c.Kind == events.KindGit {
 		// Two repositories that match one trigger have refs of the same name.
-		if strings.Contains(gitRepos(t.On), "*") || len(t.On) > 1 {
+		if repos, places := gitRepos(t.On); strings.Contains(repos, "*") || places > 1 {
 			return t.Name + "/" + c.Location + "/" + c.Name
 		}
 		return t.Name + "/" + c.Name
@@ -190,15 +257,19 @@ func (t Trigger) group(c events.Change) string {
 	return t.Name + "/" + c.Location + "/" + c.Name
 }
 
-// gitRepos are the patterns of all repositories a trigger listens to.
-func gitRepos(sources []Source) string {
+// gitRepos are the patterns of all repositories a trigger listens to, and
+// places the number of repositories and buckets.
+func gitRepos(sources []Source) (repos string, places int) {
 	var all strings.Builder
 	for _, s := range sources {
 		if s.Git != nil {
 			all.WriteString(s.Git.Repo + "\n")
 		}
+		if s.Git != nil || s.Object != nil {
+			places++
+		}
 	}
-	return all.String()
+	return all.String(), places
 }
 
 // defaultSupersede is the policy where the trigger says nothing: a tag is a

@@ -118,32 +118,17 @@ func (d *Dispatcher) cancelOpen(ctx context.Context, old record.Open, class even
 // eachOpen calls f for every open build below a prefix, and goes on after
 // errors, which it returns together.
 func (d *Dispatcher) eachOpen(ctx context.Context, prefix string, f func(record.Open) error) error {
-	const page = 100
-	var errs []error
-	after := ""
-	for {
-		keys, err := d.cfg.Ledger.List(ctx, prefix, after, page)
+	return d.eachKey(ctx, prefix, func(key string) error {
+		var open record.Open
+		_, err := record.Load(ctx, d.cfg.Ledger, key, &open)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // finished meanwhile
+		}
 		if err != nil {
-			return errors.Join(append(errs, err)...)
+			return err
 		}
-		for _, key := range keys {
-			var open record.Open
-			_, err := record.Load(ctx, d.cfg.Ledger, key, &open)
-			if errors.Is(err, fs.ErrNotExist) {
-				continue // finished meanwhile
-			}
-			if err == nil {
-				err = f(open)
-			}
-			if err != nil {
-				errs = append(errs, err)
-			}
-		}
-		if len(keys) < page {
-			return errors.Join(errs...)
-		}
-		after = keys[len(keys)-1]
-	}
+		return f(open)
+	})
 }
 
 // state asks the launcher where a build stands, and takes it for running where

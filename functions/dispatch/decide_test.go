@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/events/trigger"
 	"github.com/kilnhook/kiln/functions/record"
 )
 
@@ -29,6 +30,11 @@ func object(generation string, sec int) events.Change {
 		c.Time = at(sec)
 	}
 	return c
+}
+
+// matchOf is a match of a trigger.
+func matchOf(name string, c events.Change) trigger.Match {
+	return trigger.Match{Trigger: trigger.Trigger{Name: name}, Request: events.Request{Trigger: name, Change: c}}
 }
 
 func at(sec int) time.Time { return time.Unix(1795400000+int64(sec), 0).UTC() }
@@ -94,6 +100,8 @@ func TestDecide(t *testing.T) {
 		"created again, silent":      {standing("", 5), ref(none, "c", 9), silent, ActionBuild, 8},
 		"old creation after delete":  {standing("", 5), ref(none, "c", 2), silent, ActionStale, 0},
 
+		"skipped before":             {&record.Register{Head: id("b"), Sequence: 7, Skipped: "no file"}, ref("a", "b", 5), Remote{}, ActionIgnore, 0},
+		"after one skipped":          {&record.Register{Head: id("b"), Sequence: 7, Skipped: "no file"}, ref("b", "c", 5), Remote{}, ActionBuild, 8},
 		"upload, first":              {nil, object("10", 5), Remote{}, ActionBuild, 1},
 		"upload, same":               {objects("10", "", 5), object("10", 5), Remote{}, ActionRedrive, 0},
 		"upload, higher":             {objects("9", "", 5), object("10", 1), Remote{}, ActionBuild, 4},
@@ -104,7 +112,7 @@ func TestDecide(t *testing.T) {
 		"upload, no order, older":    {objects("v1", "", 9), object("v2", 5), Remote{}, ActionStale, 0},
 		"upload, no order, no times": {objects("v1", "", 9), object("v2", 0), Remote{}, ActionBuild, 4},
 	} {
-		v := Decide("app", tc.reg, tc.change, tc.remote, now)
+		v := Decide(matchOf("app", tc.change), tc.reg, tc.remote, now)
 		if v.Action != tc.action || v.Reason == "" {
 			t.Errorf("%s: %s (%s), want %s", name, v.Action, v.Reason, tc.action)
 			continue
@@ -126,9 +134,9 @@ func TestDecide(t *testing.T) {
 func play(head string, changes ...events.Change) (actions string, builds map[string]bool, last *record.Register) {
 	builds = map[string]bool{}
 	for i, c := range changes {
-		v := Decide("app", last, c, Remote{}, at(100+i))
+		v := Decide(matchOf("app", c), last, Remote{}, at(100+i))
 		if v.Action == ActionAskRemote {
-			v = Decide("app", last, c, Remote{Asked: true, Known: head != "", Head: head}, at(100+i))
+			v = Decide(matchOf("app", c), last, Remote{Asked: true, Known: head != "", Head: head}, at(100+i))
 		}
 		actions += string(v.Action) + " "
 		if v.Action == ActionBuild || v.Action == ActionDelete {
@@ -179,14 +187,14 @@ func TestReversedDelivery(t *testing.T) {
 // The builds of one change for two triggers, and of one change at two
 // sequences, have different ids; deciding twice gives the same id.
 func TestDecisionsAreDeterministic(t *testing.T) {
-	a := Decide("app", nil, ref(none, "a", 1), Remote{}, at(1)).Next.BuildID
-	if b := Decide("app", nil, ref(none, "a", 1), Remote{}, at(99)).Next.BuildID; a != b {
+	a := Decide(matchOf("app", ref(none, "a", 1)), nil, Remote{}, at(1)).Next.BuildID
+	if b := Decide(matchOf("app", ref(none, "a", 1)), nil, Remote{}, at(99)).Next.BuildID; a != b {
 		t.Errorf("one decision, two ids: %s, %s", a, b)
 	}
-	if b := Decide("web", nil, ref(none, "a", 1), Remote{}, at(1)).Next.BuildID; a == b {
+	if b := Decide(matchOf("web", ref(none, "a", 1)), nil, Remote{}, at(1)).Next.BuildID; a == b {
 		t.Error("two triggers, one id")
 	}
-	if b := Decide("app", &record.Register{Head: id("x"), Sequence: 4}, ref("x", "a", 1), Remote{}, at(1)).Next.BuildID; a == b {
+	if b := Decide(matchOf("app", ref("x", "a", 1)), &record.Register{Head: id("x"), Sequence: 4}, Remote{}, at(1)).Next.BuildID; a == b {
 		t.Error("two sequences, one id")
 	}
 }

@@ -9,7 +9,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"net/http"
+	"regexp"
 	"strings"
 	"time"
 
@@ -27,7 +30,7 @@ import (
 var (
 	// ErrExists says that the build was launched before and is not finished.
 	// To the dispatcher that is success.
-	ErrExists = errors.New("build exists already")
+	ErrExists = fmt.Errorf("build exists already: %w", fs.ErrExist)
 	// ErrQuota says that no build can be launched now because of a limit. The
 	// sender of the change is told to come again.
 	ErrQuota = errors.New("quota of builds is used up")
@@ -41,8 +44,8 @@ var ErrFinished = errors.New("build is finished already")
 // sweep in between would launch it again.
 type Launcher interface {
 	// Launch starts the build or puts it in a queue. It need not survive this
-	// process: a sweep launches what was lost. The error matches ErrExists if
-	// the build exists, or has a result where the launcher can see that.
+	// process: a sweep launches what was lost. The error matches fs.ErrExist,
+	// as ErrExists does, if the build exists, or has a result where the launcher can see that.
 	Launch(ctx context.Context, req events.Request) error
 	// Cancel stops the build. One that does not exist is no error.
 	Cancel(ctx context.Context, buildID string) error
@@ -95,6 +98,10 @@ type Config struct {
 	// ResolveRef asks the repository where a ref is, as git ls-remote does, and
 	// returns an empty id if there is no such ref. Nil if nobody can ask.
 	ResolveRef func(ctx context.Context, c events.Change) (string, error)
+	// Repositories answers what path filters, narrowing files, healing and
+	// schedules ask; nil if nobody can. Paths are then filtered by what the
+	// sender says, and the others do nothing.
+	Repositories Repositories
 	// Finisher ends builds that are cancelled or cannot be run, and those that
 	// a sweep finds unfinished. Nil is one that cannot ask a registry: builds
 	// that pushed are then left for another to finish.
@@ -111,10 +118,14 @@ type Config struct {
 	GiteaSecrets [][]byte
 	// Bitbucket has the secrets of its webhooks. None closes that door.
 	Bitbucket bitbucket.Config
-	// Tokens are the bearer tokens of the other doors. None opens them to
-	// everybody who can reach them, which is right only where the platform in
-	// front has checked, or on a loopback address.
+	// Tokens are the bearer tokens of the other doors. Without them and without
+	// Identity these are open to everybody who can reach them, which is right
+	// only where the platform in front has checked, or on a loopback address.
 	Tokens []string
+	// Identity lets in, besides those with a token, whose request it knows by
+	// an OIDC token. An error that matches source.ErrUnauthorised keeps the
+	// sender out, any other asks it to come again. Nil knows nobody.
+	Identity func(ctx context.Context, h http.Header) error
 
 	// MaxAttempts is how often a build is launched before it is given up when
 	// its executor is lost again and again; 0 is 3. It needs a Prober.
@@ -122,6 +133,12 @@ type Config struct {
 	// OrphanAge is the age at which a sweep forgets a build that was written
 	// down and never accepted; 0 is 10 min.
 	OrphanAge time.Duration
+	// PendingTimeout is how long a build may wait for its executor to start
+	// where its trigger does not say; 0 is for ever.
+	PendingTimeout time.Duration
+	// HealEvery is how often the repositories of triggers that heal are asked
+	// for refs whose webhook was lost; 0 is 5 min.
+	HealEvery time.Duration
 	Now       func() time.Time // required
 	Log       *slog.Logger     // nil discards
 }
@@ -146,6 +163,9 @@ func New(cfg Config) (*Dispatcher, error) {
 	}
 	if cfg.OrphanAge <= 0 {
 		cfg.OrphanAge = 10 * time.Minute
+	}
+	if cfg.HealEvery <= 0 {
+		cfg.HealEvery = 5 * time.Minute
 	}
 	if cfg.Finisher == nil {
 		f, err := finish.New(finish.Config{Ledger: cfg.Ledger, Publish: cfg.Publish, Now: cfg.Now, Log: cfg.Log})
@@ -183,18 +203,34 @@ type Decision struct {
 // was done for it is not done twice. The error is a *source.MalformedError for
 // a change no repetition can mend.
 func (d *Dispatcher) Handle(ctx context.Context, c events.Change) ([]Decision, error) {
-	return d.handle(ctx, c, "")
+	return d.handle(ctx, c, delivery{})
 }
 
-// handle is Handle for a change that came with a trace.
-func (d *Dispatcher) handle(ctx context.Context, c events.Change, traceParent string) ([]Decision, error) {
+// delivery is what is known about how a change came, besides the change.
+type delivery struct {
+	traceParent string // W3C trace context
+	trigger     string // the only one that is meant; empty is all
+	priority    string // instead of a push's
+}
+
+// handle is Handle for a change that came in a certain way.
+func (d *Dispatcher) handle(ctx context.Context, c events.Change, by delivery) ([]Decision, error) {
 	if err := c.Validate(); err != nil {
 		return nil, source.Malformed("change", "%w", err)
+	}
+	if c.Kind == events.KindImage {
+		return d.handleImage(ctx, c)
 	}
 	var decisions []Decision
 	var errs []error
 	for _, m := range d.cfg.Triggers.Match(c) {
-		m.Request.Install, m.Request.TraceParent = d.cfg.Install, traceParent
+		if by.trigger != "" && by.trigger != m.Trigger.Name {
+			continue
+		}
+		m.Request.Install, m.Request.TraceParent = d.cfg.Install, by.traceParent
+		if by.priority != "" && m.Trigger.Run.Priority == "" {
+			m.Request.Priority = by.priority
+		}
 		decision, err := d.dispatch(ctx, m)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("dispatch %s %s for trigger %s: %w", c.Location, c.Name, m.Trigger.Name, err))
@@ -208,17 +244,35 @@ func (d *Dispatcher) handle(ctx context.Context, c events.Change, traceParent st
 }
 
 // DefaultContext is a change's context as the executor spells it: the commit
-// of the repository that the trigger matched, over https, or the object. The
+// of the repository that the trigger matched, over https, or the object in the
+// generation or version of the change. The
 // clone URL that a sender gave is not used.
 func DefaultContext(c events.Change) (string, error) {
 	if c.Kind != events.KindGit {
 		if strings.HasPrefix(c.Location, "kiln://") {
 			return "", fmt.Errorf("objects of %s can be fetched only by the stack that stores them", c.Location)
 		}
-		return c.Location + "/" + c.Name, nil
+		return pinned(c), nil
 	}
 	if strings.ContainsRune(c.Name, '#') {
 		return "", fmt.Errorf("ref %s cannot be written in the address of a context because of its '#'", c.Name)
 	}
 	return "git://" + c.Location + ".git#" + c.Name + "#" + c.Revision(), nil
+}
+
+// etagForm is what stands for the version of an object of S3 that has none: its
+// etag, and a sequencer.
+var etagForm = regexp.MustCompile(`^[0-9a-fA-F]{32}(-[0-9]+)?(-[0-9a-fA-F]+)?$`)
+
+// pinned is the address of an object of the generation that the change tells of,
+// where the executor can ask for one, and never of what is newest.
+func pinned(c events.Change) string {
+	address := c.Location + "/" + c.Name
+	switch {
+	case strings.HasPrefix(c.Location, "gs://"):
+		return address + "#" + c.Generation
+	case strings.HasPrefix(c.Location, "s3://") && !etagForm.MatchString(c.Generation):
+		return address + "?versionId=" + c.Generation
+	}
+	return address
 }

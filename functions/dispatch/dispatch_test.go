@@ -300,7 +300,7 @@ func TestTwoTriggersOneFails(t *testing.T) {
 func TestTraceIsKept(t *testing.T) {
 	w := newWorld(new(ledger.Mem))
 	trace := "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-	decisions, err := w.dispatcher(t).handle(t.Context(), ref(none, "a", 1), trace)
+	decisions, err := w.dispatcher(t).handle(t.Context(), ref(none, "a", 1), delivery{traceParent: trace})
 	if err != nil || w.running[decisions[0].BuildID].TraceParent != trace {
 		t.Errorf("%+v, %v", w.running, err)
 	}
@@ -317,10 +317,20 @@ func TestEndedContext(t *testing.T) {
 	}
 }
 
+// inS3 is an object in S3 of a version.
+func inS3(generation string) events.Change {
+	c := object(generation, 1)
+	c.Location = "s3://b"
+	return c
+}
+
 func TestDefaultContext(t *testing.T) {
 	for want, c := range map[string]events.Change{
 		"git://h/r.git#refs/heads/main#" + id("a"): ref(none, "a", 1),
-		"gs://b/k": object("1", 1),
+		"gs://b/k#1": object("1", 1),
+		"s3://b/k?versionId=096fKKXTRTtl3on89fVO.nfljtsv6qko":     inS3("096fKKXTRTtl3on89fVO.nfljtsv6qko"),
+		"s3://b/k?versionId=57d0b0d6-8e8c-4a4e-9d4b-0b6c2b1b0a55": inS3("57d0b0d6-8e8c-4a4e-9d4b-0b6c2b1b0a55"),
+		"s3://b/k": inS3("d41d8cd98f00b204e9800998ecf8427e-0055AED6DCD90281E5"),
 	} {
 		if got, err := DefaultContext(c); err != nil || got != want {
 			t.Errorf("%s, %v, want %s", got, err, want)

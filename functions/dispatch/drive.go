@@ -20,7 +20,7 @@ func (d *Dispatcher) dispatch(ctx context.Context, m trigger.Match) (Decision, e
 	}
 	decision := Decision{Trigger: m.Trigger.Name, BuildID: open.Request.BuildID, Reason: verdict.Reason}
 	switch verdict.Action {
-	case ActionBuild, ActionRedrive:
+	case ActionBuild, ActionLate, ActionRedrive:
 		decision.Status = StatusNew
 		if verdict.Action == ActionRedrive {
 			decision.Status = StatusDuplicate
@@ -50,35 +50,78 @@ func (d *Dispatcher) accept(ctx context.Context, m trigger.Match) (Verdict, reco
 		if err != nil {
 			return Verdict{}, record.Open{}, err
 		}
-		verdict := Decide(m.Trigger.Name, reg, c, Remote{}, d.cfg.Now().UTC())
+		verdict := Decide(m, reg, Remote{}, d.cfg.Now().UTC())
 		if verdict.Action == ActionAskRemote {
-			verdict = Decide(m.Trigger.Name, reg, c, d.askRemote(ctx, c), d.cfg.Now().UTC())
+			verdict = Decide(m, reg, d.askRemote(ctx, c), d.cfg.Now().UTC())
+		}
+		if verdict.Action == ActionBuild {
+			var skipped string
+			if m, skipped, err = d.narrow(ctx, m, reg); err != nil {
+				return Verdict{}, record.Open{}, err
+			}
+			if skipped != "" {
+				verdict = skip(verdict, reg, skipped)
+			}
 		}
 		switch verdict.Action {
 		case ActionRedrive:
 			open, err := d.openOf(ctx, m, *reg)
 			return verdict, open, err
-		case ActionBuild, ActionDelete:
+		case ActionBuild, ActionLate, ActionDelete, ActionSkip:
 		default:
 			return verdict, record.Open{}, nil
 		}
-		var open record.Open
-		if verdict.Action == ActionBuild {
-			open = d.prepare(m, verdict.Next)
-			if err := d.create(ctx, record.OpenKey(open.Request), open); err != nil {
-				return Verdict{}, record.Open{}, err
-			}
-		}
-		data, err := record.Encode(verdict.Next)
-		if err != nil {
-			return Verdict{}, record.Open{}, err
-		}
-		_, err = d.cfg.Ledger.Swap(ctx, key, version, data)
+		open, err := d.enter(ctx, m, verdict, reg, key, version)
 		if !errors.Is(err, ledger.ErrConflict) {
 			return verdict, open, err
 		}
 		// Somebody else was quicker: see what the change calls for now.
 	}
+}
+
+// enter writes down what is to be built and then the register. The error
+// matches ledger.ErrConflict if the register is not what it was.
+func (d *Dispatcher) enter(ctx context.Context, m trigger.Match, v Verdict, reg *record.Register, key, version string) (record.Open, error) {
+	var open record.Open
+	if v.Action == ActionBuild || v.Action == ActionLate {
+		open = d.prepare(m, v.Next)
+		if err := d.create(ctx, record.OpenKey(open.Request), open); err != nil || v.Action == ActionLate {
+			return open, err
+		}
+	}
+	if err := d.settle(ctx, m, reg); err != nil {
+		return record.Open{}, err
+	}
+	data, err := record.Encode(v.Next)
+	if err != nil {
+		return record.Open{}, err
+	}
+	_, err = d.cfg.Ledger.Swap(ctx, key, version, data)
+	return open, err
+}
+
+// settle records the request of the build that a register names, in case that
+// a crash left that undone: once the register names another, nothing else leads
+// to it.
+func (d *Dispatcher) settle(ctx context.Context, m trigger.Match, reg *record.Register) error {
+	if reg == nil || reg.BuildID == "" {
+		return nil
+	}
+	_, _, err := d.cfg.Ledger.Get(ctx, record.RequestKey(reg.BuildID))
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	last := m.Request
+	last.BuildID = reg.BuildID
+	var open record.Open
+	if _, err := record.Load(ctx, d.cfg.Ledger, record.OpenKey(last), &open); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // its group is another by now; a sweep has until then found it
+		}
+		return err
+	}
+	_, err = d.record(ctx, open.Request)
+	return err
 }
 
 // register reads a register; it is nil if there is none.
@@ -112,7 +155,8 @@ func (d *Dispatcher) askRemote(ctx context.Context, c events.Change) Remote {
 func (d *Dispatcher) prepare(m trigger.Match, reg record.Register) record.Open {
 	open := record.Open{Request: m.Request}
 	req := &open.Request
-	req.BuildID, req.Sequence, req.RequestedAt = reg.BuildID, reg.Sequence, reg.Updated
+	req.Change.Files = nil // it served its purpose, and may be long
+	req.BuildID, req.Sequence, req.Nonce, req.RequestedAt = reg.BuildID, reg.Sequence, reg.Nonce, reg.Updated
 	address, err := d.cfg.Context(req.Change)
 	if err == nil {
 		err = m.Err
@@ -142,6 +186,10 @@ func (d *Dispatcher) openOf(ctx context.Context, m trigger.Match, reg record.Reg
 	case !errors.Is(err, fs.ErrNotExist):
 		return record.Open{}, err
 	}
+	if m, _, err = d.narrow(ctx, m, nil); err != nil {
+		return record.Open{}, err
+	}
+	open = d.prepare(m, reg)
 	return open, d.create(ctx, record.OpenKey(open.Request), open)
 }
 
@@ -214,7 +262,7 @@ func (d *Dispatcher) announce(ctx context.Context, req events.Request) error {
 
 // launch hands a build to the launcher and says so.
 func (d *Dispatcher) launch(ctx context.Context, req events.Request) error {
-	if err := d.cfg.Launcher.Launch(ctx, req); err != nil && !errors.Is(err, ErrExists) {
+	if err := d.cfg.Launcher.Launch(ctx, req); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("launch build %s: %w", req.BuildID, err)
 	}
 	return d.queued(ctx, req)

@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,17 +12,7 @@ import (
 
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/events/source"
-	"github.com/kilnhook/kiln/events/source/azure"
-	"github.com/kilnhook/kiln/events/source/bitbucket"
-	"github.com/kilnhook/kiln/events/source/gcs"
-	"github.com/kilnhook/kiln/events/source/git"
-	"github.com/kilnhook/kiln/events/source/gitea"
-	"github.com/kilnhook/kiln/events/source/github"
-	"github.com/kilnhook/kiln/events/source/gitlab"
-	"github.com/kilnhook/kiln/events/source/knative"
 	"github.com/kilnhook/kiln/events/source/pubsub"
-	"github.com/kilnhook/kiln/events/source/put"
-	"github.com/kilnhook/kiln/events/source/s3"
 )
 
 // MaxBody is the largest request that is read, in bytes: what GitHub sends at
@@ -39,9 +30,12 @@ const retrySeconds = 10
 //	POST /hooks/bitbucket  webhooks of Bitbucket Cloud and Data Center, signed
 //	POST /hooks/git        post-receive of a plain repository
 //	POST /hooks/s3         notifications of S3 and MinIO, of SNS and EventBridge
+//	POST /hooks/registry   notifications of registries: a tag was pushed
 //	POST /events/in        CloudEvents: source.changed, objects of Cloud Storage and Azure,
-//	                       pushes from Knative's sources; Pub/Sub push of the same
+//	                       pushes from Knative's sources, CDEvents; Pub/Sub push of the same
+//	                       and of Artifact Registry
 //	OPTIONS /events/in     the question of Azure Event Grid whether it may send
+//	     /v1/              what people and programs ask: see API
 //
 // The answers are those that webhooks, Pub/Sub and Knative understand alike:
 // 202 when every build is durably accepted, with their ids as JSON; 200 when
@@ -51,81 +45,47 @@ const retrySeconds = 10
 // when the same request should come again.
 func (d *Dispatcher) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("POST /hooks/github", d.door("/hooks/github", d.parseGitHub))
-	mux.Handle("POST /hooks/gitlab", d.door("/hooks/gitlab", d.parseGitLab))
-	mux.Handle("POST /hooks/gitea", d.door("/hooks/gitea", d.parseGitea))
-	mux.Handle("POST /hooks/bitbucket", d.door("/hooks/bitbucket", d.parseBitbucket))
-	mux.Handle("POST /hooks/git", d.door("/hooks/git", d.guarded(git.Parse)))
-	mux.Handle("POST /hooks/s3", d.door("/hooks/s3", d.guarded(s3.Parse)))
-	mux.Handle("POST /events/in", d.door("/events/in", d.guarded(parseEvent)))
-	mux.HandleFunc("OPTIONS /events/in", handshake)
+	guarded := map[string]bool{}
+	for _, path := range guardedDoors() {
+		guarded[path] = true
+	}
+	for path, parse := range d.doors() {
+		if guarded[path] {
+			mux.Handle("POST "+path, d.guarded(path, parse))
+			continue
+		}
+		mux.Handle("POST "+path, d.door(path, parse))
+	}
+	mux.HandleFunc("OPTIONS "+DoorEvents, handshake)
+	mux.Handle(APIPrefix, d.API())
 	return mux
 }
 
-// parser reads the changes in a request.
-type parser func(h http.Header, body []byte) ([]events.Change, error)
-
-func (d *Dispatcher) parseGitHub(h http.Header, body []byte) ([]events.Change, error) {
-	return github.Parse(d.cfg.GitHubSecrets, h, body)
-}
-
-func (d *Dispatcher) parseGitLab(h http.Header, body []byte) ([]events.Change, error) {
-	return gitlab.Parse(d.cfg.GitLabSecrets, d.cfg.Now(), h, body)
-}
-
-func (d *Dispatcher) parseGitea(h http.Header, body []byte) ([]events.Change, error) {
-	return gitea.Parse(d.cfg.GiteaSecrets, h, body)
-}
-
-func (d *Dispatcher) parseBitbucket(h http.Header, body []byte) ([]events.Change, error) {
-	return bitbucket.Parse(d.cfg.Bitbucket, h, body)
-}
-
-// guarded lets only those through who have a token, if there are tokens.
-func (d *Dispatcher) guarded(parse parser) parser {
-	return func(h http.Header, body []byte) ([]events.Change, error) {
-		if len(d.cfg.Tokens) > 0 {
-			if err := source.VerifyBearer(d.cfg.Tokens, h); err != nil {
-				return nil, err
-			}
+// guarded is a door for those who are known by a token or an identity, if anybody
+// is. Who is not is answered before anything is read.
+func (d *Dispatcher) guarded(name string, parse parser) http.Handler {
+	door := d.door(name, parse)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch err := d.admit(r.Context(), r.Header); {
+		case errors.Is(err, source.ErrUnauthorised):
+			d.answerRefused(w, r, name, nil, err)
+		case err != nil:
+			d.answerFailed(w, name, err)
+		default:
+			door.ServeHTTP(w, r)
 		}
-		return parse(h, body)
-	}
+	})
 }
 
-// parseEvent reads an event, in a message of Pub/Sub or alone.
-func parseEvent(h http.Header, body []byte) ([]events.Change, error) {
-	return pubsub.Parse(parseByType, h, body)
-}
-
-// parseByType reads an event by its type.
-func parseByType(h http.Header, body []byte) ([]events.Change, error) {
-	if !events.IsCloudEvent(h) {
-		return gcs.Parse(h, body)
+// admit decides by a request's header whether it is let in.
+func (d *Dispatcher) admit(ctx context.Context, h http.Header) error {
+	if len(d.cfg.Tokens) == 0 && d.cfg.Identity == nil {
+		return nil
 	}
-	e, err := events.DecodeHTTP(h, body)
-	if err != nil {
-		return nil, source.Malformed("CloudEvent", "%w", err)
+	if err := source.VerifyBearer(d.cfg.Tokens, h); err == nil || d.cfg.Identity == nil {
+		return err
 	}
-	switch typ := e.Type(); {
-	case typ == events.TypeSourceChanged:
-		c, err := source.ChangeOf(e)
-		if err != nil {
-			return nil, err
-		}
-		if c.Kind == events.KindGit {
-			return git.Parse(h, body)
-		}
-		return put.Parse(h, body)
-	case strings.HasPrefix(typ, "google.cloud."):
-		return gcs.Parse(h, body)
-	case knative.Knows(typ):
-		return knative.Parse(h, body)
-	case strings.HasPrefix(typ, azure.TypePrefix):
-		return azure.Parse(h, body)
-	default:
-		return nil, source.Ignored("nothing is built for events of type %s", typ)
-	}
+	return d.cfg.Identity(ctx, h)
 }
 
 // answer is the JSON that a sender gets.
@@ -150,7 +110,7 @@ func (d *Dispatcher) door(name string, parse parser) http.Handler {
 		}
 		var decisions []Decision
 		for _, c := range changes {
-			some, err := d.handle(r.Context(), c, traceParent(r.Header))
+			some, err := d.handle(r.Context(), c, delivery{traceParent: traceParent(r.Header)})
 			if err != nil {
 				d.answerFailed(w, name, err)
 				return

@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/events/source"
+	"github.com/kilnhook/kiln/events/source/pubsub"
 	"github.com/kilnhook/kiln/functions/record"
 	"github.com/kilnhook/kiln/infra/ledger"
 )
@@ -286,6 +289,72 @@ func TestUnauthorisedLeavesNothing(t *testing.T) {
 	closed := w.dispatcher(t, func(c *Config) { c.GitHubSecrets = nil }).Handler()
 	if status, _, _ := send(t, closed, gitHub("ping", "{}")); status != 401 {
 		t.Errorf("without a secret the door is open: %d", status)
+	}
+}
+
+// Whose identity is known is let in without a token; where that cannot be known
+// now, the sender comes again. Nothing is read before.
+func TestIdentity(t *testing.T) {
+	w := newWorld(new(ledger.Mem))
+	h := w.dispatcher(t, func(c *Config) {
+		c.Tokens = []string{"t0ken"}
+		c.Identity = func(_ context.Context, h http.Header) error {
+			switch h.Get("Authorization") {
+			case "Bearer known":
+				return nil
+			case "Bearer unclear":
+				return errors.New("the issuer is down")
+			}
+			return source.ErrUnauthorised
+		}
+	}).Handler()
+	for authorization, want := range map[string]int{"": 401, "Bearer x": 401, "Bearer unclear": 503, "Bearer t0ken": 202, "Bearer known": 202} {
+		for _, r := range []request{changed(t, ref(none, "a", 1)), {"/events/in", map[string]string{}, "{"}} {
+			r.header["Authorization"] = authorization
+			malformed := r.body == "{"
+			if status, _, _ := send(t, h, r); status != want && !(malformed && want == 202 && status == 400) {
+				t.Errorf("%q: %d, want %d", authorization, status, want)
+			}
+		}
+	}
+}
+
+// A message that was fetched may be acknowledged when what it tells is durable,
+// there is nothing to build, or it is put aside; otherwise it comes again.
+func TestDeliver(t *testing.T) {
+	w := newWorld(new(ledger.Mem))
+	d := w.dispatcher(t)
+	envelope, err := pubsub.Envelope("projects/p/subscriptions/s", "7", at(1),
+		map[string]string{"eventType": "OBJECT_FINALIZE", "bucketId": "b", "objectId": "k", "objectGeneration": "1", "payloadFormat": "NONE"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Deliver(t.Context(), DoorPubSub, http.Header{}, envelope); err != nil || len(w.launches) != 1 {
+		t.Errorf("a notification: %v, %d launches", err, len(w.launches))
+	}
+	for door, body := range map[string]string{DoorSQS: `{"Event":"s3:TestEvent","Service":"Amazon S3"}`, DoorPubSub: `{"subscription":"s","message":{"attributes":{"eventType":"OBJECT_DELETE","bucketId":"b","objectId":"k"}}}`} {
+		if err := d.Deliver(t.Context(), door, http.Header{}, []byte(body)); err != nil {
+			t.Errorf("%s: nothing to build: %v", door, err)
+		}
+	}
+	if keys := w.keys(t, "poison/"); len(keys) != 0 {
+		t.Errorf("put aside %v", keys)
+	}
+	if err := d.Deliver(t.Context(), DoorSQS, http.Header{}, []byte("{")); err != nil || len(w.keys(t, "poison/")) != 1 {
+		t.Errorf("what cannot be understood: %v, put aside %v", err, w.keys(t, "poison/"))
+	}
+	w.fault = func(step string) error {
+		if strings.HasPrefix(step, "before create") {
+			return errors.New("disk full")
+		}
+		return nil
+	}
+	if err := d.Deliver(t.Context(), DoorSQS, http.Header{}, []byte("[")); err == nil {
+		t.Error("what could not be put aside was acknowledged")
+	}
+	next := strings.Replace(string(envelope), `"objectGeneration":"1"`, `"objectGeneration":"2"`, 1)
+	if err := d.Deliver(t.Context(), DoorPubSub, http.Header{}, []byte(next)); err == nil {
+		t.Error("what is not in the ledger was acknowledged")
 	}
 }
 

@@ -34,7 +34,9 @@ func harmless(h http.Header) map[string]string {
 		"content-type", "user-agent", "x-github-event", "x-github-delivery",
 		"x-gitlab-event", "x-gitlab-event-uuid", "idempotency-key", "webhook-id",
 		"x-gitea-event", "x-gitea-delivery", "x-forgejo-event", "x-forgejo-delivery",
-		"x-event-key", "x-request-uuid", "x-request-id",
+		"x-event-key", "x-request-uuid", "x-request-id", "x-amz-sns-message-type", "aeg-event-type",
+		"x-goog-pubsub-subscription-name", "x-goog-pubsub-message-id", "x-goog-pubsub-publish-time",
+		"eventtype", "payloadformat", "bucketid", "objectid", "objectgeneration", "eventtime",
 	}
 	kept := map[string]string{}
 	for name := range h {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/functions/record"
@@ -14,7 +15,10 @@ import (
 // Sweep looks at every build that is not finished and does what a crash, here
 // or of an executor, left undone: it finishes those that have a result, records
 // and launches those that were accepted, launches again those whose executor is
-// gone, enforces the policy of each group, and forgets what was never accepted.
+// gone, gives up those that wait too long for one, enforces the policy of each
+// group, and forgets what was never accepted. Then it builds again what is due,
+// by a schedule or for a base image, and asks the repositories of triggers that
+// heal for refs whose webhook was lost.
 // It should run when a program starts and every few minutes. Errors about one
 // build do not keep it from the others; they are returned together.
 func (d *Dispatcher) Sweep(ctx context.Context) error {
@@ -35,6 +39,7 @@ func (d *Dispatcher) Sweep(ctx context.Context) error {
 	for _, req := range newest {
 		errs = append(errs, d.supersede(ctx, req))
 	}
+	errs = append(errs, d.sweepLater(ctx), d.sweepSchedules(ctx), d.sweepHeads(ctx))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("sweep: %w", err)
 	}
@@ -105,8 +110,14 @@ func (d *Dispatcher) relaunch(ctx context.Context, open record.Open) (goesOn boo
 	req := open.Request
 	if _, canTell := d.cfg.Launcher.(Prober); canTell {
 		state, err := d.state(ctx, req.BuildID)
-		if err != nil || state != StateNone {
-			return err == nil, err
+		if err != nil {
+			return false, err
+		}
+		if state == StatePending {
+			return d.overdue(ctx, req)
+		}
+		if state != StateNone {
+			return true, nil
 		}
 		if req.Attempt >= d.cfg.MaxAttempts {
 			return false, d.giveUp(ctx, req)
@@ -114,7 +125,7 @@ func (d *Dispatcher) relaunch(ctx context.Context, open record.Open) (goesOn boo
 	}
 	req.Attempt++
 	err = d.cfg.Launcher.Launch(ctx, req)
-	if errors.Is(err, ErrExists) {
+	if errors.Is(err, fs.ErrExist) {
 		return true, nil
 	}
 	if err != nil {
@@ -125,6 +136,45 @@ func (d *Dispatcher) relaunch(ctx context.Context, open record.Open) (goesOn boo
 		return true, err
 	}
 	return true, d.queued(ctx, req)
+}
+
+// Waiter is what a Prober may be besides: it says since when a build waits for
+// its executor to start, and for what.
+type Waiter interface {
+	Waiting(ctx context.Context, buildID string) (since time.Time, reason string, err error)
+}
+
+// overdue ends a build whose executor has not started in time, and reports
+// whether the build goes on.
+func (d *Dispatcher) overdue(ctx context.Context, req events.Request) (goesOn bool, err error) {
+	limit := req.PendingTimeout
+	if limit == 0 {
+		limit = d.cfg.PendingTimeout
+	}
+	if limit <= 0 {
+		return true, nil
+	}
+	since, reason := req.RequestedAt, ""
+	if w, ok := d.cfg.Launcher.(Waiter); ok {
+		if since, reason, err = w.Waiting(ctx, req.BuildID); err != nil {
+			return true, err
+		}
+	}
+	if d.cfg.Now().Sub(since) < limit {
+		return true, nil
+	}
+	message := fmt.Sprintf("no executor started within %s", limit)
+	if reason != "" {
+		message += ": " + reason
+	}
+	claimed, _, err := d.cfg.Finisher.Claim(ctx, req.BuildID, events.Result{
+		Outcome: events.OutcomeFailed, Class: events.ClassInfraStart, Reason: "pending too long", Message: message,
+		FinishedAt: d.cfg.Now().UTC(),
+	})
+	if err != nil {
+		return false, err
+	}
+	return false, d.stop(ctx, req.BuildID, claimed)
 }
 
 // giveUp ends a build whose executor was lost too often.

@@ -237,6 +237,9 @@ func (f *Finisher) emit(ctx context.Context, req events.Request, res events.Resu
 	if err != nil {
 		return err
 	}
+	if err := f.noteBases(ctx, req, res); err != nil {
+		return fmt.Errorf("remember base images: %w", err)
+	}
 	e, err := events.FinishedEvent(req, res, moved)
 	if err != nil {
 		return err

@@ -9,7 +9,18 @@
 //	refs/<tenant>/<hash>.json  where a ref stands, for one trigger
 //	objs/<tenant>/<hash>.json  which generation of an object was built, for one trigger
 //	tags/<hash>.json           which build a tag of an image belongs to
+//	based/<register>.json      which images the newest build of a ref or object stands on
+//	bases/<image>/<register>   that a ref or object may stand on an image
+//	later/<hash>.json          a build that is to be repeated when its time comes
+//	rates/<hash>.json          when the next rebuild of a trigger may be
+//	times/<hash>.json          when a schedule last came to its time
+//	heads/<hash>.json          where the refs of a repository were when last asked
+//	statuses/<hash>.json       which build last told a forge of a commit
+//	outcomes/<hash>.json       how the newest build of a group ended
+//	builds/<id>/told-<name>    that a notification was sent
 //	poison/<date>/<hash>.json  a request that could not be read
+//	refused/<hash>.json        an event that a sink refused for good
+//	data/<sha256>.json         the data of an event that was too large for its message
 package record
 
 import (
@@ -23,6 +34,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cloudevents/sdk-go/v2/event"
+
 	"github.com/kilnhook/kiln/events"
 )
 
@@ -33,10 +46,62 @@ type Register struct {
 	Name       string    `json:"name"`
 	Head       string    `json:"head"`                // git: object id, empty once the ref is deleted; object: generation
 	Order      string    `json:"order,omitempty"`     // object: as in events.Change
-	Sequence   uint64    `json:"sequence"`            // grows with every accepted change, also over a deletion
+	Sequence   uint64    `json:"sequence"`            // grows with every change that is to be built, also over a deletion
 	BuildID    string    `json:"buildId,omitempty"`   // of the last change that is to be built
+	Skipped    string    `json:"skipped,omitempty"`   // why the change that led to Head is not built
 	ChangeTime time.Time `json:"changeTime,omitzero"` // of the last change, as its sender says
 	Updated    time.Time `json:"updated,omitzero"`    // when it was accepted
+
+	Trigger string        `json:"trigger,omitempty"`
+	Tenant  string        `json:"tenant,omitempty"`
+	Change  events.Change `json:"change,omitzero"`   // the last that is to be built
+	Nonce   uint64        `json:"nonce,omitempty"`   // of the last build of that change
+	Repeats []Repeat      `json:"repeats,omitempty"` // the latest, at most MaxRepeats
+}
+
+// MaxRepeats is how many of the reasons to build again a register remembers.
+const MaxRepeats = 32
+
+// Repeat is a reason for which the same change was built again.
+type Repeat struct {
+	Cause   string `json:"cause"`
+	BuildID string `json:"buildId"`
+}
+
+// Based says which images the newest successful build of a ref or object
+// stands on.
+type Based struct {
+	Register string            `json:"register"` // key of the register
+	Trigger  string            `json:"trigger"`
+	Tenant   string            `json:"tenant"`
+	BuildID  string            `json:"buildId"`
+	Sequence uint64            `json:"sequence"`
+	Nonce    uint64            `json:"nonce,omitempty"`
+	Images   map[string]string `json:"images"` // digest by "host/repository:tag"
+}
+
+// Later is a build that is to be repeated when its time comes.
+type Later struct {
+	Register string    `json:"register"` // key of the register
+	Cause    string    `json:"cause"`
+	Priority string    `json:"priority"`
+	Due      time.Time `json:"due"`
+}
+
+// Rate is when the next rebuild of a trigger may be.
+type Rate struct {
+	Next time.Time `json:"next"`
+}
+
+// Times is when a schedule last came to its time.
+type Times struct {
+	Last time.Time `json:"last"`
+}
+
+// Heads is where the refs of a repository were.
+type Heads struct {
+	At   time.Time         `json:"at"`
+	Refs map[string]string `json:"refs"`
 }
 
 // Claim is the outcome of a build as it is kept: a result, and whether its
@@ -81,6 +146,14 @@ type Poison struct {
 	Header map[string]string `json:"header"` // without credentials and signatures
 	Body   []byte            `json:"body"`   // base64; the beginning if Cut
 	Cut    bool              `json:"cut,omitempty"`
+}
+
+// Refused is an event that a sink refused for good, kept for people.
+type Refused struct {
+	At     time.Time   `json:"at"`
+	Status int         `json:"status"`
+	Answer string      `json:"answer"`
+	Event  event.Event `json:"event"`
 }
 
 // Prefixes of keys that are listed.
@@ -133,10 +206,88 @@ func RegisterKey(tenant, trigger string, c events.Change) string {
 // TagKey is the key of the register of a tag.
 func TagKey(repository, tag string) string { return "tags/" + hash("tag", repository, tag) + ".json" }
 
+// RefusedKey is the key of an event that a sink refused.
+func RefusedKey(e event.Event) string {
+	return "refused/" + hash("refused", e.Source(), e.ID()) + ".json"
+}
+
+// DataKey is the key of an event's data, the same for the same bytes.
+func DataKey(data []byte) string {
+	sum := sha256.Sum256(data)
+	return "data/" + hex.EncodeToString(sum[:]) + ".json"
+}
+
 // PoisonKey is the key of a request that could not be read, the same for the
 // same bytes on the same day.
 func PoisonKey(p Poison) string {
 	return "poison/" + p.At.UTC().Format(time.DateOnly) + "/" + hash(p.Door, string(p.Body)) + ".json"
+}
+
+// Status is which build last told a forge of a commit, and what.
+type Status struct {
+	BuildID  string `json:"buildId"`
+	Sequence uint64 `json:"sequence"`
+	Nonce    uint64 `json:"nonce,omitempty"`
+	Phase    int    `json:"phase"` // 1: it runs; 2: it has finished
+}
+
+// Outcome is how the newest build of a group ended.
+type Outcome struct {
+	BuildID  string         `json:"buildId"`
+	Sequence uint64         `json:"sequence"`
+	Nonce    uint64         `json:"nonce,omitempty"`
+	Outcome  events.Outcome `json:"outcome"`
+	Changed  bool           `json:"changed"` // whether the one before ended otherwise
+}
+
+// StatusKey is the key of what was told of the commit of a request, for its
+// trigger and its ref: sequences of different refs say nothing about each other.
+func StatusKey(req events.Request) string {
+	return "statuses/" + hash("status", req.Tenant, req.Trigger, req.Change.Location, req.Change.Name, req.Change.Revision()) + ".json"
+}
+
+// OutcomeKey is the key of how the newest build of a request's group ended.
+func OutcomeKey(req events.Request) string {
+	return "outcomes/" + hash("outcome", req.Tenant, req.Group) + ".json"
+}
+
+// NotifiedKey says that a notification about a build was sent.
+func NotifiedKey(id, name string) string { return BuildsPrefix + id + "/told-" + name }
+
+// Prefixes of keys of what happens without a change.
+const (
+	LaterPrefix  = "later/"
+	PoisonPrefix = "poison/"
+)
+
+// BasedKey is the key of what a register's newest build stands on.
+func BasedKey(register string) string { return "based/" + hash("based", register) + ".json" }
+
+// BasesPrefix begins the keys of those that may stand on an image.
+func BasesPrefix(image string) string { return "bases/" + hash("base", image) + "/" }
+
+// BasesKey says that the register may stand on the image; its value is the key
+// of the register.
+func BasesKey(image, register string) string { return BasesPrefix(image) + hash("based", register) }
+
+// LaterKey is the key of a repetition that waits.
+func LaterKey(register, cause string) string {
+	return LaterPrefix + hash("later", register, cause) + ".json"
+}
+
+// RateKey is the key of a trigger's rate.
+func RateKey(tenant, trigger string) string {
+	return "rates/" + hash("rate", tenant, trigger) + ".json"
+}
+
+// TimesKey is the key of a schedule.
+func TimesKey(tenant, trigger, cron, location, name string) string {
+	return "times/" + hash("times", tenant, trigger, cron, location, name) + ".json"
+}
+
+// HeadsKey is the key of a repository's refs, as a trigger follows them.
+func HeadsKey(tenant, trigger, location string) string {
+	return "heads/" + hash("heads", tenant, trigger, location) + ".json"
 }
 
 // hash is 40 hex digits that tell lists of parts apart.

@@ -3,12 +3,15 @@ package bus
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/cloudevents/sdk-go/v2/event"
 
 	"github.com/kilnhook/kiln/events"
 )
@@ -24,12 +27,16 @@ type refusedError struct {
 
 func (e *refusedError) Error() string { return fmt.Sprintf("refused with status %d", e.status) }
 
-// deliver posts an event until the subscriber has it. The error is a
-// *refusedError or the reason why the context ended.
-func (w *Webhooks) deliver(ctx context.Context, sub Subscriber, stored Stored) error {
-	backoff := w.opts.MinBackoff
+// poster posts events as the options say.
+type poster struct{ WebhookOptions }
+
+// deliver posts an event until the subscriber has it, at most attempts times if
+// that is positive. The error is a *refusedError, the reason why the context
+// ended, or says what the last attempt came to.
+func (p poster) deliver(ctx context.Context, sub Subscriber, e event.Event, attempts int) error {
+	backoff := p.MinBackoff
 	for attempt := 1; ; attempt++ {
-		answer, err := w.post(ctx, sub, stored)
+		answer, err := p.post(ctx, sub, e)
 		if err == nil && answer.status/100 == 2 {
 			return nil
 		}
@@ -39,17 +46,29 @@ func (w *Webhooks) deliver(ctx context.Context, sub Subscriber, stored Stored) e
 		if err == nil && permanent(answer.status) {
 			return &refusedError{status: answer.status, answer: events.CleanText(answer.text, maxAnswer)}
 		}
+		if attempt == attempts {
+			return fmt.Errorf("not delivered after %d attempts, last status %d: %w", attempt, answer.status, orNoSuccess(err))
+		}
 		pause := backoff/2 + rand.N(backoff/2+1)
-		if wanted := min(answer.retryAfter, w.opts.MaxBackoff); wanted > pause {
+		if wanted := min(answer.retryAfter, p.MaxBackoff); wanted > pause {
 			pause = wanted
 		}
-		w.opts.Log.Info("webhook will be tried again", "webhook", sub.Name, "event", stored.Event.ID(),
+		p.Log.Info("webhook will be tried again", "webhook", sub.Name, "event", e.ID(),
 			"attempt", attempt, "status", answer.status, "pause", pause, "err", err)
 		if err := sleep(ctx, pause); err != nil {
 			return err
 		}
-		backoff = min(2*backoff, w.opts.MaxBackoff)
+		backoff = min(2*backoff, p.MaxBackoff)
 	}
+}
+
+// orNoSuccess is the error of an attempt, or says that there was an answer and it
+// was no success.
+func orNoSuccess(err error) error {
+	if err != nil {
+		return err
+	}
+	return errors.New("the answer was no success")
 }
 
 // permanent reports whether a status says that a retry is of no use.
@@ -69,8 +88,11 @@ type answer struct {
 }
 
 // post sends an event once.
-func (w *Webhooks) post(ctx context.Context, sub Subscriber, stored Stored) (answer, error) {
-	header, body, err := events.EncodeHTTP(stored.Event)
+func (p poster) post(ctx context.Context, sub Subscriber, e event.Event) (answer, error) {
+	for name, value := range sub.Extensions {
+		e.SetExtension(name, value)
+	}
+	header, body, err := events.EncodeHTTP(e)
 	if err != nil {
 		return answer{}, err
 	}
@@ -81,27 +103,27 @@ func (w *Webhooks) post(ctx context.Context, sub Subscriber, stored Stored) (ans
 	req.Header = header
 	req.Header.Set("User-Agent", "kiln")
 	if len(sub.Secret) > 0 {
-		id, at := stored.Event.ID(), w.opts.Now()
+		id, at := e.ID(), p.Now()
 		req.Header.Set("Webhook-Id", id)
 		req.Header.Set("Webhook-Timestamp", strconv.FormatInt(at.Unix(), 10))
 		req.Header.Set("Webhook-Signature", Sign(sub.Secret, id, at, body))
 	}
-	resp, err := w.opts.Client.Do(req)
+	resp, err := p.Client.Do(req)
 	if err != nil {
 		return answer{}, err
 	}
 	defer resp.Body.Close()
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer)) // for people only: what could be read will do
-	return answer{status: resp.StatusCode, text: string(text), retryAfter: w.retryAfter(resp.Header.Get("Retry-After"))}, nil
+	return answer{status: resp.StatusCode, text: string(text), retryAfter: p.retryAfter(resp.Header.Get("Retry-After"))}, nil
 }
 
 // retryAfter reads a header of that name: seconds or a date.
-func (w *Webhooks) retryAfter(text string) time.Duration {
+func (p poster) retryAfter(text string) time.Duration {
 	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
 		return time.Duration(seconds) * time.Second
 	}
 	if at, err := http.ParseTime(text); err == nil {
-		return at.Sub(w.opts.Now())
+		return at.Sub(p.Now())
 	}
 	return 0
 }

@@ -27,6 +27,9 @@ type Subscriber struct {
 	// Secret signs every request as Standard Webhooks 1.0 says; empty for no
 	// signature. See ParseSecret.
 	Secret []byte
+	// Extensions are attributes that every event gets, as K_CE_OVERRIDES of
+	// Knative's SinkBinding says. See ParseOverrides.
+	Extensions map[string]string
 	// Types are the event types that are posted; empty is all.
 	Types []string
 	// FromStart posts, to a new subscriber, also the events that the spool
@@ -155,7 +158,7 @@ func (w *Webhooks) serve(ctx context.Context, r *reader) error {
 			r.skip(stored.Seq)
 			continue
 		}
-		if err := w.deliver(ctx, r.sub, stored); err != nil {
+		if err := (poster{w.opts}).deliver(ctx, r.sub, stored.Event.Clone(), 0); err != nil {
 			var refused *refusedError
 			if !errors.As(err, &refused) {
 				return err

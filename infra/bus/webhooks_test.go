@@ -307,7 +307,7 @@ func TestWebhookConfigIsChecked(t *testing.T) {
 
 // A pause that the subscriber asks for is kept, within the limit.
 func TestRetryAfter(t *testing.T) {
-	w := &Webhooks{opts: WebhookOptions{Now: clock}.withDefaults()}
+	w := poster{WebhookOptions{Now: clock}.withDefaults()}
 	for text, want := range map[string]time.Duration{
 		"": 0, "7": 7 * time.Second, "-1": 0, "soon": 0, "99999999999999": 0,
 		clock().Add(time.Minute).UTC().Format(http.TimeFormat): time.Minute,

@@ -135,7 +135,7 @@ func check(ctx context.Context, key string, data []byte) error {
 	if err := CheckKey(key); err != nil {
 		return err
 	}
-	if err := checkValue(key, data); err != nil {
+	if err := CheckValue(key, data); err != nil {
 		return err
 	}
 	if ctx.Err() != nil {

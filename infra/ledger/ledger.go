@@ -1,8 +1,9 @@
 // Package ledger keeps the records of builds: small values under keys that are
 // created once, or replaced only by whoever saw the value before.
 //
-// There are two stores, [Dir] in a directory and [Mem] in memory; the suite in
-// ledgertest says what both promise. What is stored, and under which key, is
+// There are two stores here, [Dir] in a directory and [Mem] in memory, and more
+// in buckets, in the packages gcs and s3 below; the suite in ledgertest says what
+// all promise. What is stored, and under which key, is
 // the business of the packages that use one.
 package ledger
 
@@ -53,8 +54,17 @@ func keyRune(r rune) bool {
 	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_.=+@~,", r)
 }
 
-// checkValue reports a value that is too large.
-func checkValue(key string, data []byte) error {
+// CheckPrefix reports why a prefix of keys is refused: no key can begin with it.
+// The empty one is that of all keys.
+func CheckPrefix(prefix string) error {
+	if prefix == "" {
+		return nil
+	}
+	return CheckKey(strings.TrimSuffix(prefix, "/"))
+}
+
+// CheckValue reports a value that is too large.
+func CheckValue(key string, data []byte) error {
 	if len(data) > MaxValue {
 		return fmt.Errorf("ledger value of %d bytes for %s is larger than %d", len(data), key, MaxValue)
 	}

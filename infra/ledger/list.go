@@ -15,7 +15,7 @@ import (
 // The prefix need not end at a slash, and both may be empty. Keys created or
 // deleted meanwhile may be in it or not.
 func (d *Dir) List(ctx context.Context, prefix, after string, limit int) ([]string, error) {
-	if err := checkPrefix(prefix); err != nil {
+	if err := CheckPrefix(prefix); err != nil {
 		return nil, err
 	}
 	dir, _ := path.Split(prefix)
@@ -24,14 +24,6 @@ func (d *Dir) List(ctx context.Context, prefix, after string, limit int) ([]stri
 		return nil, fmt.Errorf("list ledger keys below %q: %w", prefix, err)
 	}
 	return l.keys, nil
-}
-
-// checkPrefix refuses what no key can begin with.
-func checkPrefix(prefix string) error {
-	if prefix == "" {
-		return nil
-	}
-	return CheckKey(strings.TrimSuffix(prefix, "/"))
 }
 
 // errEnough ends a walk that has found as many keys as were asked for.

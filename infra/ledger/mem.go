@@ -81,7 +81,7 @@ func (m *Mem) Delete(ctx context.Context, key string) error {
 
 // List is as of Dir.
 func (m *Mem) List(ctx context.Context, prefix, after string, limit int) ([]string, error) {
-	if err := checkPrefix(prefix); err != nil {
+	if err := CheckPrefix(prefix); err != nil {
 		return nil, err
 	}
 	if ctx.Err() != nil {

@@ -36,7 +36,8 @@ func (s *Stack) handler() http.Handler {
 	mux.Handle("GET /schemas/", http.StripPrefix("/schemas/", http.FileServerFS(events.Schemas())))
 	hooks := s.dispatcher.Handler()
 	mux.Handle("/hooks/", hooks)
-	mux.Handle("POST /events/in", hooks)
+	mux.Handle(dispatch.DoorEvents, hooks)
+	mux.Handle(dispatch.APIPrefix, hooks)
 	contexts, git := s.bucket.Handler("/contexts/"), s.git.Handler()
 	guarded := s.guard(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// These have names of their own in their paths, which are not to be
@@ -53,14 +54,25 @@ func (s *Stack) handler() http.Handler {
 		}
 	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// A forge's webhooks come through tunnels under any host name, and are
-		// signed.
-		if r.URL.Path == "/hooks/github" {
+		if s.locked(r.URL.Path) {
 			hooks.ServeHTTP(w, r)
 			return
 		}
 		guarded.ServeHTTP(w, r)
 	})
+}
+
+// locked reports whether a door checks by itself who sends: webhooks of forges
+// are signed, and the others want a token if there is one. Those requests come
+// through tunnels under any host name.
+func (s *Stack) locked(path string) bool {
+	switch path {
+	case dispatch.DoorGitHub, dispatch.DoorGitLab, dispatch.DoorGitea, dispatch.DoorBitbucket:
+		return true
+	case dispatch.DoorGit, dispatch.DoorS3, dispatch.DoorRegistry, dispatch.DoorEvents:
+		return len(s.cfg.Secrets.Tokens) > 0
+	}
+	return len(s.cfg.Secrets.Tokens) > 0 && strings.HasPrefix(path, dispatch.APIPrefix)
 }
 
 // guard keeps web pages of others out: their scripts can neither send requests

@@ -13,7 +13,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -27,7 +26,9 @@ import (
 	"github.com/kilnhook/kiln/events/trigger"
 	"github.com/kilnhook/kiln/functions/dispatch"
 	"github.com/kilnhook/kiln/functions/finish"
+	"github.com/kilnhook/kiln/functions/report"
 	"github.com/kilnhook/kiln/infra/bus"
+	"github.com/kilnhook/kiln/infra/gitremote"
 	"github.com/kilnhook/kiln/infra/ledger"
 	"github.com/kilnhook/kiln/infra/local/base"
 	"github.com/kilnhook/kiln/infra/local/bucket"
@@ -35,6 +36,7 @@ import (
 	"github.com/kilnhook/kiln/infra/local/launch"
 	"github.com/kilnhook/kiln/infra/local/page"
 	"github.com/kilnhook/kiln/infra/local/registry"
+	"github.com/kilnhook/kiln/infra/local/serving"
 )
 
 // DefaultListen is where a stack listens unless told otherwise. S3 is served
@@ -57,13 +59,18 @@ type Config struct {
 	Triggers     []byte // kiln.yaml; nil is DefaultTriggers
 	TriggersFile string // its name, for errors
 
-	Webhooks     []bus.Subscriber // who gets every event posted
-	GitHubSecret []byte           // of webhooks at /hooks/github; empty refuses them all
-	BaseMirrors  []string         // "host[/path]" to get Docker Hub's images from, best first
+	Webhooks []bus.Subscriber // who gets every event posted
+	// Secrets are those of the doors. With tokens, /hooks/git, /hooks/s3,
+	// /hooks/registry, /events/in and /v1/ may be reached under any host name;
+	// without, they are for this machine alone.
+	Secrets     serving.Secrets
+	Reports     report.Config // where builds are told besides
+	BaseMirrors []string      // "host[/path]" to get Docker Hub's images from, best first
 
-	Parallel  int           // builds at a time; 0 is 2
-	Timeout   time.Duration // of a build whose trigger has none; 0 is one hour
-	MaxUpload int64         // bytes of an uploaded context; 0 is 16 GiB
+	Parallel                   int           // builds at a time; 0 is 2
+	MaxQueued, MaxTenantQueued int           // builds that wait, in all and of one tenant; 0 are fair's defaults
+	Timeout                    time.Duration // of a build whose trigger has none; 0 is one hour
+	MaxUpload                  int64         // bytes of an uploaded context; 0 is 16 GiB
 
 	SweepEvery time.Duration // 0 is one minute
 	Version    string        // shown by /healthz
@@ -81,6 +88,7 @@ type Stack struct {
 	ledger     *ledger.Dir
 	bus        *bus.Bus
 	webhooks   *bus.Webhooks
+	reports    *serving.Reports
 	bucket     *bucket.Store
 	git        *gitd.Server
 	registry   *registry.Server
@@ -90,6 +98,8 @@ type Stack struct {
 	finisher   *finish.Finisher
 	dispatcher *dispatch.Dispatcher
 	pages      *page.Pages
+
+	repositories *gitremote.Client
 }
 
 // Open opens the data directory and everything in it, and listens. Nothing is
@@ -183,6 +193,7 @@ func (s *Stack) openBuilds(context.Context) (err error) {
 	}
 	s.launcher, err = launch.Open(launch.Config{
 		Dir: s.path("builds"), Executor: s.cfg.Executor, Env: s.cfg.Env, Parallel: s.cfg.Parallel, Timeout: s.cfg.Timeout,
+		MaxQueued: s.cfg.MaxQueued, MaxTenantQueued: s.cfg.MaxTenantQueued, Capacity: serving.Capacity(s.cfg.Dir),
 		Finish: s.finisher.Finish, Started: s.started, Context: s.executorContext, Flags: s.executorFlags,
 		Now: s.cfg.Now, Log: s.cfg.Log,
 	})
@@ -193,13 +204,15 @@ func (s *Stack) openBuilds(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	var secrets [][]byte
-	if len(s.cfg.GitHubSecret) > 0 {
-		secrets = [][]byte{s.cfg.GitHubSecret}
+	if s.reports, err = serving.OpenReports(s.bus, s.ledger, s.cfg.Reports, set, s.cfg.Now, s.cfg.Log); err != nil {
+		return err
 	}
+	s.repositories = gitremote.New(gitremote.Config{Dir: s.path("mirrors"), Env: s.cfg.Env, URL: s.repositoryURL})
+	secrets := s.cfg.Secrets
 	s.dispatcher, err = dispatch.New(dispatch.Config{
-		Ledger: s.ledger, Triggers: set, Launcher: launcher{s.launcher}, Publish: s.publish, Install: s.install,
-		Context: s.contextOf, ResolveRef: s.resolveRef, Finisher: s.finisher, GitHubSecrets: secrets,
+		Ledger: s.ledger, Triggers: set, Launcher: serving.Launcher{L: s.launcher}, Publish: s.publish, Install: s.install,
+		Context: s.contextOf, ResolveRef: s.resolveRef, Finisher: s.finisher, Repositories: s.repositories,
+		GitHubSecrets: secrets.GitHub, GitLabSecrets: secrets.GitLab, GiteaSecrets: secrets.Gitea, Bitbucket: secrets.Bitbucket, Tokens: secrets.Tokens,
 		Now: s.cfg.Now, Log: s.cfg.Log,
 	})
 	return err
@@ -248,35 +261,6 @@ func (s *Stack) close() error {
 		errs = append(errs, s.lock.Close())
 	}
 	return errors.Join(errs...)
-}
-
-// launcher is the launcher of child processes as the dispatcher wants it.
-type launcher struct{ l *launch.Launcher }
-
-var _ dispatch.Prober = launcher{}
-
-// Launch implements dispatch.Launcher.
-func (a launcher) Launch(ctx context.Context, req events.Request) error {
-	err := a.l.Launch(ctx, req)
-	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("%w: %w", dispatch.ErrExists, err)
-	}
-	return err
-}
-
-// Cancel implements dispatch.Launcher.
-func (a launcher) Cancel(ctx context.Context, id string) error { return a.l.Cancel(ctx, id) }
-
-// State implements dispatch.Prober.
-func (a launcher) State(_ context.Context, id string) (dispatch.State, error) {
-	st, ok := a.l.Status(id)
-	switch {
-	case !ok:
-		return dispatch.StateNone, nil
-	case st.State == launch.Queued:
-		return dispatch.StatePending, nil
-	}
-	return dispatch.StateRunning, nil
 }
 
 // publish puts an event on the bus. The terminal event of a build is also kept

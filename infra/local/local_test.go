@@ -27,6 +27,7 @@ import (
 	"github.com/kilnhook/kiln/infra/local/gitd"
 	"github.com/kilnhook/kiln/infra/local/localtest"
 	"github.com/kilnhook/kiln/infra/local/registry"
+	"github.com/kilnhook/kiln/infra/local/serving"
 )
 
 // TestMain lets the test binary be the executor and the git hook's program.
@@ -61,7 +62,7 @@ func config(t *testing.T, dir string) local.Config {
 	return local.Config{
 		Dir: dir, Listen: "127.0.0.1:0", Executor: []string{exe, "executor"}, HookArgs: []string{exe, "git-hook"},
 		Env: []string{"PATH=" + os.Getenv("PATH")}, BaseMirrors: []string{"127.0.0.1:1"}, Version: "test", Now: time.Now,
-		GitHubSecret: []byte("0123456789abcdef"),
+		Secrets: serving.Secrets{GitHub: [][]byte{[]byte("0123456789abcdef")}},
 	}
 }
 

@@ -5,20 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kilnhook/kiln/infra/local/durable"
+	"github.com/kilnhook/kiln/infra/local/serving"
 )
-
-// errStopped is why everything ends when Serve is asked to.
-var errStopped = errors.New("the stack is stopping")
-
-// shutdownTime is how long requests may take to end.
-const shutdownTime = 5 * time.Second
 
 // Serve answers, builds, delivers and sweeps until ctx is done, and then stops
 // what runs and closes the stack. Builds that ran then start again with the
@@ -30,55 +22,18 @@ func (s *Stack) Serve(ctx context.Context) error {
 		return errors.Join(err, s.close())
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.serveHTTP(ctx, s.http, s.handler()) })
-	group.Go(func() error { return s.serveHTTP(ctx, s.s3, s.guard(s.bucket.S3Handler())) })
+	group.Go(func() error { return serving.HTTP(ctx, s.http, s.handler(), s.cfg.Log) })
+	group.Go(func() error { return serving.HTTP(ctx, s.s3, s.guard(s.bucket.S3Handler()), s.cfg.Log) })
 	group.Go(func() error { return s.launcher.Run(ctx) })
 	group.Go(func() error { return s.webhooks.Run(ctx) })
-	group.Go(func() error { return s.sweepLoop(ctx) })
+	group.Go(func() error { return s.reports.Run(ctx) })
+	group.Go(func() error { return serving.Every(ctx, s.cfg.SweepEvery, "sweep", s.cfg.Log, s.Sweep) })
 	err := group.Wait()
-	if errors.Is(err, context.Canceled) || errors.Is(err, errStopped) {
+	if errors.Is(err, context.Canceled) || errors.Is(err, serving.ErrStopped) {
 		err = nil
 	}
 	s.cfg.Log.Info("stopped")
 	return errors.Join(err, s.close())
-}
-
-// serveHTTP serves one listener until ctx is done. Streams end with ctx; other
-// requests get a little time.
-func (s *Stack) serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
-	srv := &http.Server{
-		Handler: h, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
-		BaseContext: func(net.Listener) context.Context { return ctx },
-	}
-	done := make(chan error, 1)
-	go func() { done <- srv.Serve(l) }()
-	select {
-	case err := <-done:
-		return fmt.Errorf("serve %s: %w", l.Addr(), err)
-	case <-ctx.Done():
-	}
-	end, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), shutdownTime, errors.New("requests took too long to end"))
-	defer cancel()
-	if err := srv.Shutdown(end); err != nil {
-		s.cfg.Log.Warn("end requests", "err", errors.Join(err, srv.Close()))
-	}
-	return errStopped
-}
-
-// sweepLoop sweeps at start and then every now and then.
-func (s *Stack) sweepLoop(ctx context.Context) error {
-	ticker := time.NewTicker(s.cfg.SweepEvery)
-	defer ticker.Stop()
-	for {
-		if err := s.Sweep(ctx); err != nil && ctx.Err() == nil {
-			s.cfg.Log.Warn("sweep; trying again later", "err", err)
-		}
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return errStopped
-		}
-	}
 }
 
 // Sweep finishes what a crash or a fault left undone: changes that were stored

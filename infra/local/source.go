@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os/exec"
 	"strings"
-	"time"
 
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/events/source"
@@ -117,31 +115,27 @@ func (s *Stack) PrepareBases(ctx context.Context, say func(string)) error {
 	return err
 }
 
-// lsRemoteTimeout bounds the question to another host where a ref stands.
-const lsRemoteTimeout = 10 * time.Second
-
 // resolveRef says where a ref stands now; "" if it is gone.
 func (s *Stack) resolveRef(ctx context.Context, c events.Change) (string, error) {
 	if repo, ok := gitd.RepoAt(c.Location); ok {
 		id, _, err := s.git.Resolve(ctx, repo, c.Name)
 		return id, err
 	}
-	host, _, _ := strings.Cut(c.Location, "/")
-	if ip := net.ParseIP(host); ip != nil {
-		return "", errors.New("ask where the ref stands: the repository's host is a bare address")
+	return s.repositories.Head(ctx, c.Location, c.Name)
+}
+
+// repositoryURL is where a repository can be fetched from: one of our own is a
+// directory.
+func (s *Stack) repositoryURL(location string) (string, error) {
+	if repo, ok := gitd.RepoAt(location); ok {
+		return "file://" + s.git.Path(repo), nil
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, lsRemoteTimeout, errors.New("the repository's host does not answer"))
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "git", "ls-remote", "--", "https://"+c.Location+".git", c.Name)
-	cmd.Env = append([]string{"GIT_TERMINAL_PROMPT=0", "LC_ALL=C.UTF-8"}, s.cfg.Env...)
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("ask %s where %s stands: %w", host, c.Name, err)
+	host, _, _ := strings.Cut(location, "/")
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
 	}
-	for line := range strings.Lines(string(out)) {
-		if id, ref, ok := strings.Cut(strings.TrimSpace(line), "\t"); ok && ref == c.Name {
-			return id, nil
-		}
+	if net.ParseIP(strings.Trim(host, "[]")) != nil {
+		return "", errors.New("the repository's host is a bare address")
 	}
-	return "", nil
+	return "https://" + location + ".git", nil
 }

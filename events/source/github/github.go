@@ -13,12 +13,17 @@ import (
 
 const what = "GitHub push"
 
+// maxCommits is the number of commits after which GitHub leaves out the rest.
+const maxCommits = 2048
+
 // payload is a push as far as it matters.
 type payload struct {
-	Ref        string `json:"ref"`
-	Before     string `json:"before"`
-	After      string `json:"after"`
-	Deleted    bool   `json:"deleted"`
+	Ref        string          `json:"ref"`
+	Before     string          `json:"before"`
+	After      string          `json:"after"`
+	Deleted    bool            `json:"deleted"`
+	Forced     bool            `json:"forced"`
+	Commits    []source.Commit `json:"commits"`
 	HeadCommit *struct {
 		ID string `json:"id"`
 	} `json:"head_commit"`
@@ -110,6 +115,9 @@ func (p payload) change(delivery string) (events.Change, error) {
 		Before: strings.ToLower(p.Before), After: strings.ToLower(p.After),
 		Metadata: source.PushMetadata(p.Repository.DefaultBranch, p.Pusher.Name),
 		Delivery: delivery, Time: p.Repository.PushedAt.Time, CloneURL: p.Repository.CloneURL,
+	}
+	if !p.Forced && !p.Deleted && !c.Created() { // else the commits are not those between before and after
+		c.Files = source.PushFiles(p.Commits, len(p.Commits) < maxCommits)
 	}
 	if p.Deleted {
 		c.After = source.ZeroID(c.Before)

@@ -50,6 +50,18 @@ type message struct {
 	Data        []byte            `json:"data"` // base64
 }
 
+// Envelope writes a message that was pulled as a push of its subscription would
+// have brought it.
+func Envelope(subscription, id string, at time.Time, attributes map[string]string, data []byte) ([]byte, error) {
+	text, err := json.Marshal(push{Subscription: subscription, Message: &message{
+		MessageID: id, PublishTime: at, Attributes: attributes, Data: data,
+	}})
+	if err != nil {
+		return nil, source.Malformed(what, "%w", err)
+	}
+	return text, nil
+}
+
 // IsPush reports whether a request is one of a push subscription, by its
 // envelope or by its headers. Such a sender repeats whatever is not answered
 // with success.

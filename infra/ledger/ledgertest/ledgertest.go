@@ -47,6 +47,9 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"SwapsAreNotLost", swapsAreNotLost},
 		{"ReadersSeeWholeValues", readersSeeWholeValues},
 		{"CreateRacesDelete", createRacesDelete},
+		{"AHundredSwap", aHundredSwap},
+		{"AHundredCreate", aHundredCreate},
+		{"LongLists", longLists},
 	} {
 		t.Run(tc.name, func(t *testing.T) { tc.test(t, open(t)) })
 	}
@@ -311,6 +314,75 @@ func swapsAreNotLost(t *testing.T, s Store) {
 	})
 	if got, want := mustGet(t, s, "counter"), strconv.Itoa(workers*steps); got != want {
 		t.Errorf("counted to %s, want %s", got, want)
+	}
+}
+
+// Of a hundred that swap one version exactly one succeeds, and the others are
+// told that it was changed.
+func aHundredSwap(t *testing.T, s Store) {
+	version := mustCreate(t, s, "refs/t/h.json", "before")
+	var winners atomic.Int32
+	var winner atomic.Value
+	parallel(100, func(i int) {
+		value := "value of " + strconv.Itoa(i)
+		_, err := s.Swap(t.Context(), "refs/t/h.json", version, []byte(value))
+		switch {
+		case err == nil:
+			winners.Add(1)
+			winner.Store(value)
+		case !errors.Is(err, ledger.ErrConflict):
+			t.Errorf("swap: %v", err)
+		}
+	})
+	if n := winners.Load(); n != 1 {
+		t.Fatalf("%d swaps of one version succeeded", n)
+	}
+	if got := mustGet(t, s, "refs/t/h.json"); got != winner.Load() {
+		t.Errorf("value is %q, the winner wrote %q", got, winner.Load())
+	}
+}
+
+// Of a hundred that create a key exactly one succeeds.
+func aHundredCreate(t *testing.T, s Store) {
+	var winners atomic.Int32
+	parallel(100, func(i int) {
+		switch _, err := s.Create(t.Context(), "builds/x/result.json", []byte(strconv.Itoa(i))); {
+		case err == nil:
+			winners.Add(1)
+		case !errors.Is(err, fs.ErrExist):
+			t.Errorf("create: %v", err)
+		}
+	})
+	if n := winners.Load(); n != 1 {
+		t.Fatalf("%d creators of one key succeeded", n)
+	}
+}
+
+// A list is whole though a server gives at most a thousand keys at a time.
+func longLists(t *testing.T, s Store) {
+	const keys, workers = 1100, 8
+	parallel(workers, func(i int) {
+		for n := i; n < keys; n += workers {
+			if _, err := s.Create(t.Context(), fmt.Sprintf("index/%04d", n), []byte("x")); err != nil {
+				t.Errorf("create: %v", err)
+				return
+			}
+		}
+	})
+	for _, tc := range []struct {
+		after             string
+		limit, want       int
+		first, wantLatest string
+	}{
+		{"", 0, keys, "index/0000", "index/1099"},
+		{"", 1050, 1050, "index/0000", "index/1049"},
+		{"index/0010", 1050, 1050, "index/0011", "index/1060"},
+		{"index/0999", 0, 100, "index/1000", "index/1099"},
+	} {
+		got, err := s.List(t.Context(), "index/", tc.after, tc.limit)
+		if err != nil || len(got) != tc.want || !slices.IsSorted(got) || got[0] != tc.first || got[len(got)-1] != tc.wantLatest {
+			t.Errorf("list %+v: %d keys, %v", tc, len(got), err)
+		}
 	}
 }
 

@@ -174,6 +174,9 @@ func validRepo(repo string) bool {
 	return true
 }
 
+// Path is the directory of a repository on this machine.
+func (s *Server) Path(repo string) string { return s.repoDir(repo) }
+
 func (s *Server) repoDir(repo string) string {
 	return filepath.Join(s.cfg.Dir, filepath.FromSlash(repo)+".git")
 }

@@ -20,6 +20,7 @@ func Arguments(req events.Request, context string, extra []string) []string {
 	add("--context-sub-path", req.ContextSubPath)
 	add("--dockerfile", req.Dockerfile)
 	add("--target", req.Target)
+	add("--custom-platform", req.Platform)
 	for _, k := range slices.Sorted(maps.Keys(req.Args)) {
 		args = append(args, "--build-arg", k+"="+req.Args[k])
 	}

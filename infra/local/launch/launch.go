@@ -16,10 +16,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/infra/local/fair"
 )
 
 const (
@@ -32,14 +34,17 @@ const (
 
 // Config says how to run executors. Dir, Executor, Now and Finish are required.
 type Config struct {
-	Dir      string        // of the builds
-	Executor []string      // the command: a path and first arguments
-	Env      []string      // the executor's whole environment beside HOME and TMPDIR
-	Parallel int           // builds at a time; 0 is 2
-	Timeout  time.Duration // of a build whose request has none; 0 is one hour
-	Grace    time.Duration // from SIGTERM to SIGKILL; 0 is 20 seconds
-	MaxLog   int64         // bytes of output kept of one build; 0 is 64 MiB
-	Attempts int           // how often a build is started at most when the stack dies under it; 0 is 3
+	Dir             string         // of the builds
+	Executor        []string       // the command: a path and first arguments
+	Env             []string       // the executor's whole environment beside HOME and TMPDIR
+	Parallel        int            // builds at a time; 0 is 2
+	Capacity        fair.Resources // of this machine, for builds that say what they need; zero counts nothing
+	MaxQueued       int            // builds that wait at most; 0 is fair.DefaultMax
+	MaxTenantQueued int            // of one tenant; 0 is fair.DefaultTenantMax
+	Timeout         time.Duration  // of a build whose request has none; 0 is one hour
+	Grace           time.Duration  // from SIGTERM to SIGKILL; 0 is 20 seconds
+	MaxLog          int64          // bytes of output kept of one build; 0 is 64 MiB
+	Attempts        int            // how often a build is started at most when the stack dies under it; 0 is 3
 
 	// Finish claims and announces the result of a build. It is tried again
 	// until it succeeds or its error wraps fs.ErrNotExist.
@@ -91,9 +96,8 @@ type Launcher struct {
 	oom  func() uint64
 
 	mu     sync.Mutex
-	queue  queue
+	queue  *fair.Queue
 	builds map[string]*build // by id: queued, running, finishing
-	busy   map[string]int    // running builds by group
 	last   int64             // order of the newest build in the queue
 }
 
@@ -131,7 +135,10 @@ func Open(cfg Config) (*Launcher, error) {
 	if cfg.Dir, err = filepath.Abs(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("open launcher: %w", err)
 	}
-	l := &Launcher{cfg: cfg, wake: make(chan struct{}, 1), oom: oomKills, builds: map[string]*build{}, busy: map[string]int{}}
+	l := &Launcher{cfg: cfg, wake: make(chan struct{}, 1), oom: oomKills, builds: map[string]*build{}}
+	l.queue = fair.New(fair.Config{
+		Parallel: cfg.Parallel, Max: cfg.MaxQueued, TenantMax: cfg.MaxTenantQueued, Capacity: cfg.Capacity,
+	})
 	if err := os.MkdirAll(l.path(liveName), 0o700); err != nil {
 		return nil, fmt.Errorf("open launcher: %w", err)
 	}
@@ -145,7 +152,9 @@ func (l *Launcher) path(parts ...string) string {
 // Launch hands over a build. Once it returned nil, the build will be started,
 // also after a restart. The error wraps fs.ErrExist if the build waits, runs or
 // has ended: launching twice is launching once. A request whose attempt is
-// higher than the one that has ended here starts another.
+// higher than the one that has ended here starts another. The error wraps
+// fair.ErrFull if too many wait. A build that needs more than this machine has
+// ends at once.
 func (l *Launcher) Launch(_ context.Context, req events.Request) error {
 	if err := req.Validate(); err != nil {
 		return fmt.Errorf("launch build: %w", err)
@@ -161,16 +170,40 @@ func (l *Launcher) Launch(_ context.Context, req events.Request) error {
 	now := l.cfg.Now().UTC()
 	l.last = max(l.last+1, now.UnixNano())
 	b := &build{live: live{Request: req, State: Queued, Since: now, Order: l.last}, changed: make(chan struct{})}
-	if err := os.MkdirAll(l.path(req.BuildID), 0o700); err != nil {
+	err := l.queue.Push(itemOf(b))
+	switch {
+	case errors.Is(err, fair.ErrTooLarge):
+		b.State = Finishing
+		b.Outcome = &events.Result{
+			Outcome: events.OutcomeError, Class: events.ClassPolicy, Reason: "not enough resources", FinishedAt: now,
+			Message: "the build asks in run.resources for more than this machine has: lower it, or build on a larger one",
+		}
+	case err != nil:
 		return fmt.Errorf("launch build %s: %w", req.BuildID, err)
 	}
-	if err := l.save(b); err != nil {
+	if err = os.MkdirAll(l.path(req.BuildID), 0o700); err == nil {
+		err = l.save(b)
+	}
+	if err != nil {
+		l.queue.Remove(req.BuildID)
 		return fmt.Errorf("launch build %s: %w", req.BuildID, err)
 	}
 	l.builds[req.BuildID] = b
-	l.queue.push(b)
 	l.poke()
 	return nil
+}
+
+// itemOf is what the queue must know of a build.
+func itemOf(b *build) fair.Item {
+	req := b.Request
+	rank := slices.Index(events.Priorities(), req.Priority)
+	if rank < 0 {
+		rank = slices.Index(events.Priorities(), events.PriorityPush)
+	}
+	return fair.Item{
+		ID: req.BuildID, Tenant: req.Tenant, Group: req.Group, Alone: req.Supersede == events.SupersedeQueue, Rank: rank, Since: b.Since,
+		Need: fair.Resources{CPUMillis: req.Resources.CPUMillis, Memory: req.Resources.Memory, Disk: req.Resources.Disk},
+	}
 }
 
 // Cancel stops a build: one that waits never starts, one that runs gets
@@ -187,7 +220,7 @@ func (l *Launcher) Cancel(_ context.Context, id string) error {
 	switch {
 	case b.stop != nil:
 		b.stop(errCancelled)
-	case b.State == Queued && l.queue.remove(id) != nil:
+	case b.State == Queued && l.queue.Remove(id):
 		now := l.cfg.Now().UTC()
 		b.Outcome = &events.Result{
 			Outcome: events.OutcomeCancelled, Reason: "cancelled",
@@ -259,17 +292,12 @@ func (b *build) tell() {
 func (l *Launcher) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	slots := make(chan struct{}, l.cfg.Parallel)
 	for {
 		for _, b := range l.toFinish() {
 			wg.Go(func() { l.finish(ctx, b) })
 		}
-		for b := l.next(slots); b != nil; b = l.next(slots) {
-			wg.Go(func() {
-				l.run(ctx, b)
-				<-slots
-				l.poke()
-			})
+		for b := l.next(); b != nil; b = l.next() {
+			wg.Go(func() { l.run(ctx, b) })
 		}
 		select {
 		case <-l.wake:
@@ -279,23 +307,17 @@ func (l *Launcher) Run(ctx context.Context) error {
 	}
 }
 
-// next takes the next build to start and a slot for it; nil if there is no
-// build or no slot.
-func (l *Launcher) next(slots chan struct{}) *build {
-	select {
-	case slots <- struct{}{}:
-	default:
-		return nil
-	}
+// next takes the next build to start; nil if none may be started now.
+func (l *Launcher) next() *build {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	b := l.queue.pop(l.busy)
-	if b == nil {
-		<-slots
+	now := l.cfg.Now().UTC()
+	item, ok := l.queue.Start(now)
+	if !ok {
 		return nil
 	}
-	b.State, b.Since = Running, l.cfg.Now().UTC()
-	l.busy[groupOf(b)]++
+	b := l.builds[item.ID]
+	b.State, b.Since = Running, now
 	b.tell()
 	return b
 }

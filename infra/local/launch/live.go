@@ -87,7 +87,7 @@ func (l *Launcher) recover() error {
 	}
 	slices.SortFunc(waiting, func(a, b *build) int { return cmp.Compare(a.Order, b.Order) })
 	for _, b := range waiting {
-		l.queue.push(b)
+		l.queue.Restore(itemOf(b))
 		l.last = b.Order
 	}
 	l.poke()

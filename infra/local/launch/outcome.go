@@ -60,7 +60,7 @@ func derive(e ending) events.Result {
 			fmt.Sprintf("the build took longer than %s and was stopped; raise run.timeout in the trigger if it needs more", e.timeout))
 	case e.oom && (e.signal == syscall.SIGKILL || e.exitCode == 128+int(syscall.SIGKILL) || res.ExitCode == 128+int(syscall.SIGKILL)):
 		set(events.OutcomeFailed, events.ClassOOM, "out of memory",
-			"the kernel killed the build because memory ran out; give the machine more, or build less at once (--parallel)")
+			"the kernel killed the build because memory ran out; give the machine more, or build less at once (--max-parallel)")
 	case (e.diskFull || saysDiskFull(e)) && (e.result == nil || e.result.Class != events.ClassConfig && e.result.Class != events.ClassSource):
 		set(events.OutcomeFailed, events.ClassDisk, "disk full", "no space is left on the disk that holds the data directory; free some and build again")
 	case e.result != nil:

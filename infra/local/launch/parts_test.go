@@ -15,35 +15,6 @@ import (
 	"github.com/kilnhook/kiln/events"
 )
 
-// Tenants take turns; within a tenant it is first come, first served; builds
-// that queue behind their group stay until it is free.
-func TestQueue(t *testing.T) {
-	var q queue
-	add := func(tenant, id, policy string) {
-		q.push(&build{live: live{Request: events.Request{Tenant: tenant, BuildID: id, Group: "g", Supersede: policy}}})
-	}
-	for _, id := range []string{"a1", "a2", "a3"} {
-		add("a", id, "")
-	}
-	add("b", "b1", events.SupersedeQueue)
-	add("b", "b2", "")
-	add("c", "c1", "")
-	if q.remove("a2") == nil || q.remove("a2") != nil || q.len() != 5 {
-		t.Errorf("remove: %d left", q.len())
-	}
-	var got []string
-	busy := map[string]int{"b\x00g": 1}
-	for b := q.pop(busy); b != nil; b = q.pop(busy) {
-		got = append(got, b.Request.BuildID)
-	}
-	if s := strings.Join(got, " "); s != "a1 b2 c1 a3" || q.len() != 1 {
-		t.Errorf("%s, %d left", s, q.len())
-	}
-	if b := q.pop(nil); b == nil || b.Request.BuildID != "b1" || q.len() != 0 {
-		t.Errorf("%+v", b)
-	}
-}
-
 // The outcome of what starved is what it starved of, and a success is never
 // taken away.
 func TestDerive(t *testing.T) {

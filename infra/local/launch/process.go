@@ -51,15 +51,14 @@ func (l *Launcher) run(ctx context.Context, b *build) {
 		}
 	}
 	l.mu.Lock()
-	if l.busy[groupOf(b)]--; l.busy[groupOf(b)] == 0 {
-		delete(l.busy, groupOf(b))
-	}
+	l.queue.Done(id)
 	b.State, b.Since, b.Outcome, b.announcing = Finishing, l.cfg.Now().UTC(), &res, true
 	if err := l.save(b); err != nil {
 		l.cfg.Log.Warn("note outcome of build", "build", id, "err", err)
 	}
 	b.tell()
 	l.mu.Unlock()
+	l.poke()
 	l.finish(ctx, b)
 }
 

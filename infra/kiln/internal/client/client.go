@@ -31,8 +31,9 @@ var ErrNoServer = errors.New("no kiln answers there")
 
 // Client is one stack's. It is safe for concurrent use.
 type Client struct {
-	URL  string // without a slash at the end
-	HTTP *http.Client
+	URL   string // without a slash at the end
+	HTTP  *http.Client
+	Token string // bearer token, of a stack that wants one
 }
 
 // New returns a client of the stack at an address: a URL, or host:port.
@@ -90,6 +91,9 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader, he
 	}
 	for k, v := range header {
 		req.Header[k] = v
+	}
+	if c.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.Token)
 	}
 	resp, err := c.HTTP.Do(req)
 	if err != nil {

@@ -101,7 +101,7 @@ func (a *app) root() *cobra.Command {
 	flags.StringVar(&a.server, "server", "", "address of the stack (KILN_SERVER; default: the one running on this machine)")
 	flags.StringVar(&a.data, "data", a.Getenv("KILN_DATA"), "data directory of the stack (KILN_DATA; default: "+a.defaultData()+")")
 	flags.StringVarP(&a.output, "output", "o", "text", "text or json")
-	root.AddCommand(a.up(), a.submit(), a.builds(), a.logs(), a.events(), a.cancel(), a.version(), a.gitHook())
+	root.AddCommand(a.up(), a.submit(), a.builds(), a.logs(), a.events(), a.cancel(), a.rebuild(), a.triggers(), a.deadLetters(), a.version(), a.gitHook())
 	return root
 }
 
@@ -137,6 +137,7 @@ func (a *app) client() (*client.Client, error) {
 	if err != nil {
 		return nil, &usageError{err}
 	}
+	c.Token, _, _ = strings.Cut(strings.TrimSpace(a.Getenv("KILN_TOKEN")), "\n")
 	return c, nil
 }
 

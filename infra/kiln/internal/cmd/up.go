@@ -21,7 +21,9 @@ import (
 	"github.com/kilnhook/kiln/infra/local"
 	"github.com/kilnhook/kiln/infra/local/api"
 	"github.com/kilnhook/kiln/infra/local/example"
+	"github.com/kilnhook/kiln/infra/local/fair"
 	"github.com/kilnhook/kiln/infra/local/registry"
+	"github.com/kilnhook/kiln/infra/local/serving"
 )
 
 // bundled is the value of --example that means the app in the binary.
@@ -30,10 +32,11 @@ const bundled = "bundled"
 // upFlags are the flags of kiln up.
 type upFlags struct {
 	listen, listenS3, executor, isolation, triggers, logLevel string
-	githubSecretFile, webhookSecretFile, example              string
+	webhookSecretFile, example, reports                       string
+	secrets                                                   serving.SecretFiles
 	hosts, executorArgs, webhooks, mirrors                    []string
 	once                                                      bool
-	parallel                                                  int
+	parallel, maxQueued, maxTenantQueued                      int
 	timeout                                                   time.Duration
 	maxUpload                                                 int64
 }
@@ -56,9 +59,17 @@ func (a *app) up() *cobra.Command {
 	fl.StringVar(&f.triggers, "triggers", "", "a kiln.yaml that says what is built (default: every upload and every push)")
 	fl.StringArrayVar(&f.webhooks, "webhook", nil, "a URL that gets every event posted")
 	fl.StringVar(&f.webhookSecretFile, "webhook-secret-file", "", "file with the secret that signs what is posted to --webhook")
-	fl.StringVar(&f.githubSecretFile, "github-secret-file", "", "file with the secret of GitHub webhooks at /hooks/github")
+	fl.StringVar(&f.reports, "reports", "", "file that says where builds are told: commit statuses and notifications")
+	fl.StringVar(&f.secrets.GitHub, "github-secret-file", "", "file with the secret of GitHub webhooks at /hooks/github, one a line while it is changed (or KILN_GITHUB_SECRET)")
+	fl.StringVar(&f.secrets.GitLab, "gitlab-secret-file", "", "file with the signing tokens (whsec_…) and secret tokens of GitLab hooks, one a line (or KILN_GITLAB_SECRET)")
+	fl.StringVar(&f.secrets.Gitea, "gitea-secret-file", "", "file with the secret of Gitea or Forgejo webhooks (or KILN_GITEA_SECRET)")
+	fl.StringVar(&f.secrets.Bitbucket, "bitbucket-secret-file", "", "file with the secret of Bitbucket webhooks (or KILN_BITBUCKET_SECRET)")
+	fl.StringVar(&f.secrets.BitbucketURL, "bitbucket-url", a.Getenv("KILN_BITBUCKET_URL"), "address of a Bitbucket Data Center whose webhooks do not say it (KILN_BITBUCKET_URL)")
+	fl.StringVar(&f.secrets.Tokens, "token-file", "", "file with the bearer tokens of the other doors and of /v1/, one a line (or KILN_TOKEN); without, they are for this machine alone")
 	fl.StringSliceVar(&f.mirrors, "base-mirror", list(a.Getenv("KILN_BASE_MIRROR")), "host[/path] to get Docker Hub's images from (KILN_BASE_MIRROR)")
-	fl.IntVar(&f.parallel, "parallel", 2, "builds at a time")
+	fl.IntVar(&f.parallel, "max-parallel", 2, "builds at a time")
+	fl.IntVar(&f.maxQueued, "max-queued", fair.DefaultMax, "builds that wait; beyond them senders are told to come again")
+	fl.IntVar(&f.maxTenantQueued, "max-queued-per-tenant", fair.DefaultTenantMax, "builds of one tenant that wait")
 	fl.DurationVar(&f.timeout, "timeout", time.Hour, "of a build whose trigger has none")
 	fl.Int64Var(&f.maxUpload, "max-upload", 16<<30, "bytes of the largest upload taken")
 	fl.BoolVar(&f.once, "once", false, "build the example, then exit: with 0 if all went well")
@@ -102,13 +113,13 @@ func (a *app) config(f upFlags) (local.Config, error) {
 	cfg := local.Config{
 		Dir: a.data, Listen: f.listen, ListenS3: f.listenS3, Hosts: f.hosts, ExecutorArgs: f.executorArgs, Isolation: f.isolation,
 		HookArgs: []string{a.Executable, "git-hook"}, Env: a.environment(), BaseMirrors: f.mirrors,
-		Parallel: f.parallel, Timeout: f.timeout, MaxUpload: f.maxUpload, Version: a.Version, Now: a.Now,
+		Parallel: f.parallel, MaxQueued: f.maxQueued, MaxTenantQueued: f.maxTenantQueued, Timeout: f.timeout, MaxUpload: f.maxUpload, Version: a.Version, Now: a.Now,
 	}
 	if cfg.Dir == "" {
 		cfg.Dir = a.defaultData()
 	}
-	if f.parallel < 1 || f.timeout <= 0 || f.maxUpload <= 0 {
-		return cfg, &usageError{errors.New("--parallel, --timeout and --max-upload must be more than 0")}
+	if f.parallel < 1 || f.timeout <= 0 || f.maxUpload <= 0 || f.maxQueued < 1 || f.maxTenantQueued < 1 {
+		return cfg, &usageError{errors.New("--max-parallel, --max-queued, --max-queued-per-tenant, --timeout and --max-upload must be more than 0")}
 	}
 	var err error
 	if cfg.Log, err = a.logger(f.logLevel); err != nil {
@@ -125,7 +136,10 @@ func (a *app) config(f upFlags) (local.Config, error) {
 			return cfg, fmt.Errorf("read triggers: %w", err)
 		}
 	}
-	if cfg.GitHubSecret, err = secret(f.githubSecretFile, a.Getenv("KILN_GITHUB_SECRET")); err != nil {
+	if cfg.Secrets, err = f.secrets.Read(a.Getenv); err != nil {
+		return cfg, err
+	}
+	if cfg.Reports, err = serving.ReadReports(f.reports, a.Getenv); err != nil {
 		return cfg, err
 	}
 	cfg.Webhooks, err = a.subscribers(f)

@@ -1,0 +1,82 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+
+	"github.com/kilnhook/kiln/functions/dispatch"
+)
+
+// Rebuild builds once more what a build built. Whoever gives the same key
+// again gets the same build; an empty key is another every time.
+func (c *Client) Rebuild(ctx context.Context, id, key string) (dispatch.Decision, error) {
+	header := http.Header{}
+	if key != "" {
+		header.Set("Idempotency-Key", key)
+	}
+	decisions, err := c.decisions(ctx, "/v1/builds/"+url.PathEscape(id)+"/rebuild", header)
+	if err != nil {
+		return dispatch.Decision{}, fmt.Errorf("rebuild: %w", err)
+	}
+	if len(decisions) != 1 {
+		return dispatch.Decision{}, fmt.Errorf("rebuild: kiln answered with %d builds", len(decisions))
+	}
+	return decisions[0], nil
+}
+
+// DeadLetters lists requests that could not be understood.
+func (c *Client) DeadLetters(ctx context.Context, limit int, after string) (letters []dispatch.DeadLetter, next string, err error) {
+	var page struct {
+		DeadLetters []dispatch.DeadLetter `json:"deadLetters"`
+		Next        string                `json:"next"`
+	}
+	path := fmt.Sprintf("/v1/deadletters?limit=%d&after=%s", limit, url.QueryEscape(after))
+	if err := c.json(ctx, http.MethodGet, path, nil, nil, &page); err != nil {
+		return nil, "", fmt.Errorf("list dead letters: %w", err)
+	}
+	return page.DeadLetters, page.Next, nil
+}
+
+// Replay reads a dead letter again.
+func (c *Client) Replay(ctx context.Context, key string) ([]dispatch.Decision, error) {
+	decisions, err := c.decisions(ctx, "/v1/deadletters/"+key, nil)
+	if err != nil {
+		return nil, fmt.Errorf("replay: %w", err)
+	}
+	return decisions, nil
+}
+
+// Forget removes a dead letter.
+func (c *Client) Forget(ctx context.Context, key string) error {
+	var none struct{}
+	if err := c.json(ctx, http.MethodDelete, "/v1/deadletters/"+key, nil, nil, &none); err != nil {
+		return fmt.Errorf("remove dead letter: %w", err)
+	}
+	return nil
+}
+
+// decisions posts and reads what became of it.
+func (c *Client) decisions(ctx context.Context, path string, header http.Header) ([]dispatch.Decision, error) {
+	var a struct {
+		Builds []dispatch.Decision `json:"builds"`
+	}
+	err := c.json(ctx, http.MethodPost, path, nil, header, &a)
+	return a.Builds, err
+}
+
+// json sends a request and reads its JSON answer into v.
+func (c *Client) json(ctx context.Context, method, path string, body io.Reader, header http.Header, v any) error {
+	resp, err := c.do(ctx, method, path, body, header)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(v); err != nil {
+		return fmt.Errorf("read answer of kiln: %w", err)
+	}
+	return nil
+}
