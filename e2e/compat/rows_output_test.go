@@ -156,6 +156,26 @@ func outputRows() []row {
 			},
 		},
 		{
+			kind: flagKind, name: "--termination-file", kaniko: "no such flag: the digest file does it",
+			does: "gets what became of the build, in short, also if it failed", differs: "more than kaniko",
+			run: func(t *testing.T, k *kit) {
+				k.scratch()
+				d := k.pushed("--termination-file=" + k.write("log", "")).digest()
+				contains(t, k.read("log"), d)
+				k.dockerfile("FROM scratch\nCOPY none /")
+				k.local("--termination-file=" + k.write("log", "")).fails()
+				contains(t, k.read("log"), "failed")
+			},
+		},
+		{
+			kind: flagKind, name: "--request-file", kaniko: "no such flag",
+			does: "builds what the request of a dispatcher asks for; one that cannot be read is an error", differs: "more than kaniko",
+			run: func(_ *testing.T, k *kit) {
+				k.scratch()
+				k.local("--request-file=none.json", "--event-sink=http://"+nowhere()+"/").fails("none.json")
+			},
+		},
+		{
 			kind: flagKind, name: "--event-sink", kaniko: "no such flag",
 			does: "gets a build.finished CloudEvent with the digest; `$K_SINK` by default", differs: "more than kaniko",
 			run: func(t *testing.T, k *kit) {
