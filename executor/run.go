@@ -56,6 +56,11 @@ func (s *session) build(ctx context.Context) error {
 		fmt.Fprint(s.p.stdout, p.String())
 		return nil
 	}
+	if yes, err := s.printsPlan(); err != nil {
+		return fault(events.ClassConfig, err)
+	} else if yes {
+		fmt.Fprint(s.p.stdout, p.String())
+	}
 	res, err := s.carryOut(ctx, src, p, ignore, images, client, push)
 	if err != nil {
 		return err
