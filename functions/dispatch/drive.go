@@ -204,7 +204,9 @@ func (d *Dispatcher) drive(ctx context.Context, open record.Open) error {
 	if err := d.announce(ctx, req); err != nil {
 		return err
 	}
-	if _, err := d.result(ctx, req.BuildID); !errors.Is(err, fs.ErrNotExist) {
+	if res, err := d.result(ctx, req.BuildID); err == nil {
+		return d.close(ctx, req, res)
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if open.Problem != "" {
@@ -218,6 +220,22 @@ func (d *Dispatcher) drive(ctx context.Context, open record.Open) error {
 		return err
 	}
 	return d.supersede(ctx, req)
+}
+
+// close takes a build that has an outcome out of the open ones. Of two that
+// accept one change at once, the slower may write it there after the other has
+// seen it finished.
+func (d *Dispatcher) close(ctx context.Context, req events.Request, res events.Result) error {
+	if _, _, err := d.cfg.Ledger.Get(ctx, record.OpenKey(req)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if res.Outcome == events.OutcomeCancelled {
+		return d.stop(ctx, req.BuildID, res)
+	}
+	_, err := d.cfg.Finisher.Finish(ctx, req.BuildID, res)
+	return err
 }
 
 // record stores a request unless it is, and returns the one that is stored: of
