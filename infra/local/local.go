@@ -33,6 +33,7 @@ import (
 	"github.com/kilnhook/kiln/infra/local/base"
 	"github.com/kilnhook/kiln/infra/local/bucket"
 	"github.com/kilnhook/kiln/infra/local/gitd"
+	"github.com/kilnhook/kiln/infra/local/keep"
 	"github.com/kilnhook/kiln/infra/local/launch"
 	"github.com/kilnhook/kiln/infra/local/page"
 	"github.com/kilnhook/kiln/infra/local/registry"
@@ -73,6 +74,7 @@ type Config struct {
 	MaxUpload                  int64         // bytes of an uploaded context; 0 is 16 GiB
 
 	SweepEvery time.Duration // 0 is one minute
+	Keep       keep.Rules    // of old builds and contexts; zero keeps all
 	Version    string        // shown by /healthz
 	Now        func() time.Time
 	Log        *slog.Logger // nil discards
@@ -100,6 +102,8 @@ type Stack struct {
 	pages      *page.Pages
 
 	repositories *gitremote.Client
+	set          trigger.Set
+	addresses    []string // that the registry has had, the present one among them
 }
 
 // Open opens the data directory and everything in it, and listens. Nothing is
@@ -164,6 +168,9 @@ func (s *Stack) openStores(ctx context.Context) (err error) {
 	if s.registry, err = registry.Open(context.WithoutCancel(ctx), s.path("registry"), s.cfg.Log); err != nil {
 		return err
 	}
+	if err := s.readAddresses(); err != nil {
+		return err
+	}
 	s.client = registry.Client{Plain: []string{s.Registry()}}
 	s.bases = base.New(base.Config{
 		Mirrors: s.cfg.BaseMirrors, Registry: s.Registry(), Client: s.client, Dir: s.path("tmp"),
@@ -185,7 +192,7 @@ func (s *Stack) openEvents(context.Context) (err error) {
 // openBuilds joins finisher, launcher and dispatcher.
 func (s *Stack) openBuilds(context.Context) (err error) {
 	s.finisher, err = finish.New(finish.Config{
-		Ledger: s.ledger, Publish: s.publish, CheckDigest: s.client.CheckDigest, MoveTags: s.client.MoveTags,
+		Ledger: s.ledger, Publish: s.publish, CheckDigest: s.checkDigest, MoveTags: s.moveTags,
 		Now: s.cfg.Now, Log: s.cfg.Log,
 	})
 	if err != nil {
@@ -204,6 +211,7 @@ func (s *Stack) openBuilds(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	s.set = set
 	if s.reports, err = serving.OpenReports(s.bus, s.ledger, s.cfg.Reports, set, s.cfg.Now, s.cfg.Log); err != nil {
 		return err
 	}
