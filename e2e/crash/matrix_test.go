@@ -1,11 +1,13 @@
 package crash
 
 import (
+	"encoding/json"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -170,5 +172,71 @@ func TestHundredAtOnce(t *testing.T) {
 		l.await("a hundred at once", want)
 		first.kill()
 		l.check("a hundred at once", want)
+	}
+}
+
+// The executor killed as it starts, while it works, after its push and after it
+// wrote its result: one outcome, told once, and a digest that is told is there.
+func TestExecutorKilledAnywhere(t *testing.T) {
+	for name, tc := range map[string]struct {
+		dockerfile string
+		outcome    events.Outcome
+	}{
+		"by itself":      {"# kill", events.OutcomeError},
+		"while it works": {"# wait /nonexistent", events.OutcomeError},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, tc.dockerfile)
+			s := l.start("")
+			if status := s.push(t, "0", "a"); status != http.StatusAccepted {
+				t.Fatalf("%d", status)
+			}
+			want := buildID(1, "0", "a")
+			if strings.Contains(tc.dockerfile, "wait") {
+				killExecutor(t, filepath.Join(l.dir, "builds", "live", want+".json"))
+			}
+			l.await(name, want)
+			if got := l.outcome(want); got.Outcome != tc.outcome || got.Class != events.ClassInfra || got.Digest != "" {
+				t.Errorf("%+v", got)
+			}
+			s.kill()
+		})
+	}
+}
+
+// killExecutor kills the process that a build's note names.
+func killExecutor(t *testing.T, note string) {
+	t.Helper()
+	for range 1000 {
+		var live struct{ Process *struct{ PID int } }
+		data, err := os.ReadFile(note)
+		if err == nil && json.Unmarshal(data, &live) == nil && live.Process != nil {
+			if err := syscall.Kill(live.Process.PID, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatal("the executor does not start")
+}
+
+// A context that is gone before it is fetched fails the build, once and without
+// a second try (row 30).
+func TestContextGone(t *testing.T) {
+	l := newLab(t, "FROM x")
+	if err := os.Remove(l.context); err != nil {
+		t.Fatal(err)
+	}
+	s := l.start("")
+	if status := s.push(t, "0", "a"); status != http.StatusAccepted {
+		t.Fatalf("%d", status)
+	}
+	want := buildID(1, "0", "a")
+	l.await("row 30", want)
+	s.kill()
+	if got := l.outcome(want); got.Outcome != events.OutcomeFailed || got.Class != events.ClassSource {
+		t.Errorf("%+v", got)
 	}
 }

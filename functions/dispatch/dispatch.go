@@ -83,6 +83,12 @@ type Finisher interface {
 	Finish(ctx context.Context, buildID string, res events.Result) (events.Result, error)
 }
 
+// Reuser is what a Finisher may be besides: it ends a build with the image of an
+// earlier one that was asked for the very same, and reports whether it did.
+type Reuser interface {
+	Reuse(ctx context.Context, req events.Request) (bool, error)
+}
+
 // Config of a Dispatcher.
 type Config struct {
 	Ledger   Ledger      // required

@@ -216,6 +216,16 @@ func (d *Dispatcher) drive(ctx context.Context, open record.Open) error {
 		})
 		return err
 	}
+	if r, ok := d.cfg.Finisher.(Reuser); ok {
+		done, err := r.Reuse(ctx, req)
+		if err != nil {
+			return err
+		}
+		if done {
+			d.cfg.Log.Info("built before; only tagged", "build", req.BuildID)
+			return d.supersede(ctx, req)
+		}
+	}
 	if err := d.launch(ctx, req); err != nil {
 		return err
 	}
