@@ -157,6 +157,9 @@ func (d *Dispatcher) prepare(m trigger.Match, reg record.Register) record.Open {
 	req := &open.Request
 	req.Change.Files = nil // it served its purpose, and may be long
 	req.BuildID, req.Sequence, req.Nonce, req.RequestedAt = reg.BuildID, reg.Sequence, reg.Nonce, reg.Updated
+	if req.TraceParent == "" {
+		req.TraceParent = events.NewTraceParent(req.BuildID)
+	}
 	address, err := d.cfg.Context(req.Change)
 	if err == nil {
 		err = m.Err

@@ -81,6 +81,7 @@ type config struct {
 	sink                          *bus.Subscriber // nil: nobody is told
 	clouds                        clouds
 	reports                       report.Config
+	traces                        bool
 	executor                      []string
 	executorFlags                 []string
 	executorEnv                   []string
@@ -110,6 +111,7 @@ posts what became of them to a sink.
   GET  /v1/deadletters   what could not be understood
   GET  /events           what happens, as server-sent events, with --bus=spool
   GET  /healthz          200 while it works
+  GET  /metrics          figures in the form of Prometheus
 
 A ledger in a bucket is, like one in a directory, of one dispatcher at a time: its
 builds are child processes that another cannot see.
@@ -246,6 +248,7 @@ func (f flags) apply(p process, cfg *config) error {
 	if cfg.secrets, err = f.secrets.Read(p.getenv); err != nil {
 		return err
 	}
+	cfg.traces = serving.TracesWanted(p.getenv)
 	if cfg.reports, err = serving.ReadReports(f.reports, p.getenv); err != nil {
 		return err
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/kilnhook/kiln/infra/local/launch"
 	"github.com/kilnhook/kiln/infra/local/registry"
 	"github.com/kilnhook/kiln/infra/local/serving"
+	"github.com/kilnhook/kiln/infra/observe"
 	"github.com/kilnhook/kiln/infra/oidc"
 )
 
@@ -36,6 +37,8 @@ type service struct {
 	bus        *bus.Bus                                       // nil unless they go to the spool
 	webhooks   *bus.Webhooks                                  // of bus
 	reports    *serving.Reports
+	metrics    *observe.Metrics
+	traces     *serving.Traces
 	topic      *buspubsub.Publisher // nil unless they go to Pub/Sub
 	launcher   *launch.Launcher
 	dispatcher *dispatch.Dispatcher
@@ -107,6 +110,10 @@ func (s *service) openBuilds(ctx context.Context) error {
 		}
 		identity = verifier.Verify
 	}
+	s.metrics = observe.NewMetrics("dispatcher", s.launcher.Load)
+	if s.traces, err = serving.OpenTraces(ctx, s.bus, s.ledger, s.launcher, s.cfg.traces, s.cfg.log); err != nil {
+		return err
+	}
 	if s.reports, err = serving.OpenReports(s.bus, s.ledger, s.cfg.reports, s.cfg.triggers, s.cfg.now, s.cfg.log); err != nil {
 		return err
 	}
@@ -141,8 +148,14 @@ func (s *service) close() error {
 
 // publish sends an event out, and what it is in CDEvents if that is wanted.
 func (s *service) publish(ctx context.Context, e event.Event) error {
-	if err := s.out(ctx, e); err != nil || !s.cfg.clouds.cdevents {
+	if err := s.out(ctx, e); err != nil {
 		return err
+	}
+	if s.bus == nil {
+		s.metrics.Event(e, 0)
+	}
+	if !s.cfg.clouds.cdevents {
+		return nil
 	}
 	mirrored, err := cdevents.Mirror(e)
 	if err != nil {
@@ -205,10 +218,11 @@ func (s *service) serve(ctx context.Context, ready func(string)) error {
 		group.Go(func() error { return s.webhooks.Run(running) })
 	}
 	group.Go(func() error { return s.reports.Run(running) })
+	group.Go(func() error { return s.traces.Run(running) })
 	for _, pull := range s.pulls {
 		group.Go(func() error { return pull(running) })
 	}
-	group.Go(func() error { return serving.Every(running, s.cfg.sweep, "sweep", s.cfg.log, s.dispatcher.Sweep) })
+	group.Go(func() error { return serving.Every(running, s.cfg.sweep, "sweep", s.cfg.log, s.sweep) })
 	err = group.Wait()
 	if ctx.Err() != nil {
 		err = nil // it was asked to end
@@ -216,10 +230,18 @@ func (s *service) serve(ctx context.Context, ready func(string)) error {
 	return errors.Join(err, s.close())
 }
 
+// sweep sweeps, and counts it.
+func (s *service) sweep(ctx context.Context) error {
+	err := s.dispatcher.Sweep(ctx)
+	s.metrics.Swept(s.cfg.now(), err)
+	return err
+}
+
 // handler is all doors.
 func (s *service) handler() http.Handler {
 	mux := http.NewServeMux()
-	doors := s.dispatcher.Handler()
+	doors := s.metrics.Doors(dispatch.Doors(), s.dispatcher.Handler())
+	mux.Handle("GET /metrics", s.guarded(s.metrics.Handler()))
 	mux.Handle("/hooks/", doors)
 	mux.Handle(dispatch.DoorEvents, doors)
 	mux.Handle(dispatch.APIPrefix, doors)

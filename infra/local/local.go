@@ -38,6 +38,7 @@ import (
 	"github.com/kilnhook/kiln/infra/local/page"
 	"github.com/kilnhook/kiln/infra/local/registry"
 	"github.com/kilnhook/kiln/infra/local/serving"
+	"github.com/kilnhook/kiln/infra/observe"
 )
 
 // DefaultListen is where a stack listens unless told otherwise. S3 is served
@@ -76,6 +77,7 @@ type Config struct {
 	SweepEvery time.Duration // 0 is one minute
 	Keep       keep.Rules    // of old builds and contexts; zero keeps all
 	Version    string        // shown by /healthz
+	Traces     bool          // export them, to where OTEL_EXPORTER_OTLP_ENDPOINT and the like say
 	Now        func() time.Time
 	Log        *slog.Logger // nil discards
 }
@@ -100,6 +102,8 @@ type Stack struct {
 	finisher   *finish.Finisher
 	dispatcher *dispatch.Dispatcher
 	pages      *page.Pages
+	metrics    *observe.Metrics
+	traces     *serving.Traces
 
 	repositories *gitremote.Client
 	set          trigger.Set
@@ -190,7 +194,7 @@ func (s *Stack) openEvents(context.Context) (err error) {
 }
 
 // openBuilds joins finisher, launcher and dispatcher.
-func (s *Stack) openBuilds(context.Context) (err error) {
+func (s *Stack) openBuilds(ctx context.Context) (err error) {
 	s.finisher, err = finish.New(finish.Config{
 		Ledger: s.ledger, Publish: s.publish, CheckDigest: s.checkDigest, MoveTags: s.moveTags,
 		Now: s.cfg.Now, Log: s.cfg.Log,
@@ -205,6 +209,10 @@ func (s *Stack) openBuilds(context.Context) (err error) {
 		Now: s.cfg.Now, Log: s.cfg.Log,
 	})
 	if err != nil {
+		return err
+	}
+	s.metrics = observe.NewMetrics(s.cfg.Version, s.launcher.Load)
+	if s.traces, err = serving.OpenTraces(ctx, s.bus, s.ledger, s.launcher, s.cfg.Traces, s.cfg.Log); err != nil {
 		return err
 	}
 	set, err := s.triggers()
@@ -279,7 +287,10 @@ func (s *Stack) publish(ctx context.Context, e event.Event) error {
 			return err
 		}
 	}
-	_, err := s.bus.Publish(ctx, e)
+	place, err := s.bus.Publish(ctx, e)
+	if err == nil {
+		s.metrics.Event(e, place)
+	}
 	return err
 }
 

@@ -32,6 +32,7 @@ func (s *Stack) Serve(ctx context.Context) error {
 	group.Go(func() error { return s.launcher.Run(ctx) })
 	group.Go(func() error { return s.webhooks.Run(ctx) })
 	group.Go(func() error { return s.reports.Run(ctx) })
+	group.Go(func() error { return s.traces.Run(ctx) })
 	group.Go(func() error { return serving.Every(ctx, time.Hour, "remove what is old", s.cfg.Log, s.Retain) })
 	group.Go(func() error { return serving.Every(ctx, s.cfg.SweepEvery, "sweep", s.cfg.Log, s.Sweep) })
 	err := group.Wait()
@@ -46,7 +47,9 @@ func (s *Stack) Serve(ctx context.Context) error {
 // but not dispatched, builds that were requested but do not run, outcomes that
 // were claimed but not told.
 func (s *Stack) Sweep(ctx context.Context) error {
-	return errors.Join(s.sweepMoved(ctx), s.dispatcher.Sweep(ctx), s.bucket.Sweep(ctx), s.git.Sweep(ctx))
+	err := errors.Join(s.sweepMoved(ctx), s.dispatcher.Sweep(ctx), s.bucket.Sweep(ctx), s.git.Sweep(ctx))
+	s.metrics.Swept(s.cfg.Now(), err)
+	return err
 }
 
 // WriteAddress writes where the stack listens into a file, as JSON of

@@ -9,6 +9,7 @@ import (
 	"net/url"
 
 	"github.com/kilnhook/kiln/functions/dispatch"
+	"github.com/kilnhook/kiln/infra/local/api"
 )
 
 // Rebuild builds once more what a build built. Whoever gives the same key
@@ -48,6 +49,15 @@ func (c *Client) Replay(ctx context.Context, key string) ([]dispatch.Decision, e
 		return nil, fmt.Errorf("replay: %w", err)
 	}
 	return decisions, nil
+}
+
+// Doctor looks whether everything is in order.
+func (c *Client) Doctor(ctx context.Context) ([]api.Check, error) {
+	var checks []api.Check
+	if err := c.json(ctx, http.MethodGet, "/api/doctor", nil, nil, &checks); err != nil {
+		return nil, fmt.Errorf("ask the doctor: %w", err)
+	}
+	return checks, nil
 }
 
 // Forget removes a dead letter.

@@ -147,6 +147,7 @@ func (a *app) config(f upFlags) (local.Config, error) {
 	if cfg.Secrets, err = f.secrets.Read(a.Getenv); err != nil {
 		return cfg, err
 	}
+	cfg.Traces = serving.TracesWanted(a.Getenv)
 	if cfg.Reports, err = serving.ReadReports(f.reports, a.Getenv); err != nil {
 		return cfg, err
 	}
