@@ -8,7 +8,7 @@ LDFLAGS  = -s -w -X main.version=$(VERSION)
 LINT     = $(GO) tool -modfile=.ci/tools/go.mod golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: up test lint bench e2e images build setup clean help
+.PHONY: up test lint bench e2e conformance images build terraform-test setup clean help
 
 
 ## up: start the one-machine stack, build the bundled example and keep serving; ONCE=1 stops after the example, UP_FLAGS="…" goes to kiln up
@@ -29,6 +29,7 @@ lint:
 	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
 	$(LINT) run ./...
+	cd terraform/tests && $(GO) tool -modfile=../../.ci/tools/go.mod golangci-lint run ./...
 
 ## bench: run every benchmark; BENCH_FLAGS="…" goes to go test
 bench:
@@ -39,17 +40,31 @@ e2e: setup
 	@$(GO) run ./e2e/prepare
 	$(GO) test -count=1 -v -timeout 30m $(TEST_FLAGS) ./e2e/...
 
-## images: build Kiln's own images with Kiln's executor, as OCI layouts below dist/
-images:
-	@.ci/setup up
-	@$(MAKE) --no-print-directory build
-	infra/images/build dist
+## conformance: compare the corpus of Dockerfiles with BuildKit and print the score by feature; TEST_FLAGS="-run …" takes a part
+conformance: setup
+	@$(GO) run ./e2e/prepare
+	@mkdir -p bin && rm -f bin/conformance.txt
+	@$(GO) test -count=1 -timeout 30m $(TEST_FLAGS) ./e2e/conformance -score=$(CURDIR)/bin/conformance.txt; \
+	status=$$?; cat bin/conformance.txt && exit $$status
 
-## build: compile bin/kiln and bin/executor
+## terraform-test: check, plan and apply the Terraform modules offline, with a stand-in for Google's provider
+terraform-test:
+	cd terraform/tests && $(GO) vet ./...
+	cd terraform/tests && KILN_REQUIRE_SERVERS=1 $(GO) test -count=1 -timeout 20m $(TEST_FLAGS) ./...
+
+## images: build Kiln's own images with Kiln's executor, as OCI layouts below dist/; ARCHS="amd64 arm64" says for what
+images: ARCHS ?= amd64 arm64
+images:
+	@.ci/setup images
+	@$(MAKE) --no-print-directory build
+	VERSION='$(VERSION)' infra/images/build dist $(ARCHS)
+
+## build: compile bin/kiln, bin/executor and bin/warmer
 build: export CGO_ENABLED = 0
 build:
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/kiln ./infra/kiln
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/executor ./executor
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/warmer ./executor/warmer
 
 ## clean: remove what was built in this directory
 clean:
@@ -57,7 +72,7 @@ clean:
 
 ## help: list the targets
 help:
-	@sed -n 's/^## \([a-z0-9]*\): /\1\t/p' Makefile | expand -t 8
+	@sed -n 's/^## \([a-z0-9-]*\): /\1\t/p' Makefile | expand -t 16
 
 setup:
 	@.ci/setup test

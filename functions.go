@@ -43,7 +43,7 @@ func BucketUpload(ctx context.Context, e event.Event) error {
 func GitPush(w http.ResponseWriter, r *http.Request) {
 	f, err := functions()
 	if err != nil {
-		slog.Default().Error("configure the function", "err", err) //nolint:sloglint // there is no other logger yet
+		slog.Default().Error("configure the function", "err", err)
 		http.Error(w, "the function is not configured; see its log", http.StatusServiceUnavailable)
 		return
 	}

@@ -19,18 +19,8 @@ func TestCleanup(t *testing.T) {
 	need.Root(t)
 	need.Overlays(t, t.TempDir())
 	runc, busybox := need.Command(t, "runc"), need.Command(t, "busybox")
-	root, ctx, out := t.TempDir(), t.TempDir(), t.TempDir()
-	check(t, os.Mkdir(filepath.Join(root, "kaniko"), 0o755))
-	compile := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", filepath.Join(root, "kaniko", "executor"), "../executor")
-	compile.Env = append(os.Environ(), "CGO_ENABLED=0")
-	_, err := process.Run(t.Context(), compile, nil)
-	check(t, err)
-	program, err := os.ReadFile(busybox)
-	check(t, err)
-	check(t, os.WriteFile(filepath.Join(root, "kaniko", "sh"), program, 0o755))
-	check(t, os.WriteFile(filepath.Join(ctx, "sh"), program, 0o755))
-	check(t, os.WriteFile(filepath.Join(ctx, "Dockerfile"), []byte("FROM scratch\nCOPY sh /bin/sh\nRUN echo x > /made\n"), 0o644))
-
+	out := t.TempDir()
+	root, ctx := shellRoot(t, busybox)
 	build := "/kaniko/executor --isolation=inplace --force --reproducible --no-push --digest-file /out/"
 	script := build + "first --cleanup --tar-path /image.tar && /kaniko/sh -c 'for f in /*; do echo left $f; done' && " +
 		build + "second && /kaniko/sh -c 'for f in /*; do echo now $f; done'"
@@ -59,5 +49,57 @@ func TestCleanup(t *testing.T) {
 	check(t, err)
 	if !bytes.Equal(first, second) || len(first) == 0 {
 		t.Errorf("digests %s and %s differ", first, second)
+	}
+}
+
+// shellRoot is a root with the executor and a shell, and a context whose
+// Dockerfile makes /bin/sh and /made.
+func shellRoot(t *testing.T, busybox string) (root, ctx string) {
+	t.Helper()
+	root, ctx = t.TempDir(), t.TempDir()
+	check(t, os.Mkdir(filepath.Join(root, "kaniko"), 0o755))
+	compile := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", filepath.Join(root, "kaniko", "executor"), "../executor")
+	compile.Env = append(os.Environ(), "CGO_ENABLED=0")
+	_, err := process.Run(t.Context(), compile, nil)
+	check(t, err)
+	program, err := os.ReadFile(busybox)
+	check(t, err)
+	check(t, os.WriteFile(filepath.Join(root, "kaniko", "sh"), program, 0o755))
+	check(t, os.WriteFile(filepath.Join(ctx, "sh"), program, 0o755))
+	check(t, os.WriteFile(filepath.Join(ctx, "Dockerfile"), []byte("FROM scratch\nCOPY sh /bin/sh\nRUN echo x > /made\n"), 0o644))
+	return root, ctx
+}
+
+// With --pre-cleanup nothing of what was in the container before is there, and
+// with --materialize the files of the image are, though the cache had them all.
+func TestPreCleanupAndMaterialize(t *testing.T) {
+	need.Root(t)
+	need.Overlays(t, t.TempDir())
+	runc, busybox := need.Command(t, "runc"), need.Command(t, "busybox")
+	root, ctx := shellRoot(t, busybox)
+	check(t, os.WriteFile(filepath.Join(root, "stray"), []byte("of the container"), 0o644))
+	build := "/kaniko/executor --isolation=inplace --force --no-push --cache --cache-copy-layers --cache-repo=oci:/out/cache "
+	list := func(when string) string {
+		return " && /kaniko/sh -c 'for f in /*; do echo " + when + " $f; done'"
+	}
+	script := build + list("kept") + " && KANIKO_PRE_CLEANUP=true " + build + list("emptied") + " && " + build + "--materialize" + list("full")
+	var text bytes.Buffer
+	status, err := container.Run(t.Context(), container.Spec{
+		Runc: runc, Root: root, Scratch: t.TempDir(), Dir: "/workspace", Args: []string{"/kaniko/sh", "-c", script},
+		Env:   []string{"PATH=/kaniko"},
+		Binds: []container.Bind{{Source: ctx, Target: "/workspace", ReadOnly: true}, {Source: t.TempDir(), Target: "/out"}}, Stdout: &text, Stderr: &text,
+	})
+	if err != nil || status != 0 {
+		t.Fatalf("status %d, %v\n%s", status, err, &text)
+	}
+	for _, there := range []string{"kept /stray", "kept /made", "emptied /kaniko", "full /made", "full /bin"} {
+		if !strings.Contains(text.String(), there) {
+			t.Errorf("there is no %q in\n%s", there, &text)
+		}
+	}
+	for _, gone := range []string{"emptied /stray", "emptied /made", "emptied /bin", "full /stray"} {
+		if strings.Contains(text.String(), gone) {
+			t.Errorf("there is %q in\n%s", gone, &text)
+		}
 	}
 }

@@ -17,6 +17,10 @@ const (
 	TypeTriggerRejected = "dev.kilnhook.trigger.rejected.v1" // a change was seen and not built; data is a [Rejected]
 )
 
+// TypeBuildRun is the CloudEvent that hands a build to an executor; data is a
+// [Request]. It is a command to one receiver and never published.
+const TypeBuildRun = "dev.kilnhook.build.run.v1"
+
 // Types lists every CloudEvent type of this version, in the order of a build's life.
 func Types() []string {
 	return []string{

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-
 	"github.com/kilnhook/kiln/executor/internal/plan"
 	"github.com/kilnhook/kiln/executor/internal/progress"
 )
@@ -48,6 +46,6 @@ func (s *session) check(ctx context.Context) error {
 		return err
 	}
 	defer src.Close()
-	_, _, err = s.plan(ctx, src, &images{client: client, found: map[v1.Hash]v1.Image{}})
+	_, _, err = s.plan(ctx, src, s.newImages(client))
 	return err
 }

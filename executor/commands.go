@@ -30,6 +30,8 @@ func command(ctx context.Context, p process) (status int, acted bool) {
 		err = pushCommand(ctx, p)
 	case "login":
 		err = loginCommand(ctx, p)
+	case "doctor":
+		err = doctorCommand(ctx, p)
 	default:
 		return 0, false
 	}
@@ -50,17 +52,14 @@ func subcommand(p process, name, argument string, more func(*pflag.FlagSet, *con
 		fmt.Fprintf(p.stderr, "Usage:\n  executor %s %s [flags]\n\nFlags:\n%s", name, argument, f.FlagUsages())
 	}
 	more(f, &c)
-	connectionFlags(f, &c)
-	f.StringVar(&c.kanikoDir, "kaniko-dir", defaultKanikoDir, "`directory` of the executor's own files; $KANIKO_DIR by default")
+	c.registry.DefineForPush(f)
 	if err := f.Parse(p.args[2:]); err != nil {
 		return nil, "", err
 	}
 	if f.NArg() != 1 {
 		return nil, "", fmt.Errorf("executor %s needs one argument, %s: see --help", name, argument)
 	}
-	if v, ok := p.lookup("KANIKO_DIR"); ok && v != "" && !f.Changed("kaniko-dir") {
-		c.kanikoDir = v
-	}
+	c.registry.Environment(p.lookup, f)
 	return &session{c: &c, p: p, log: slog.New(slog.NewTextHandler(p.stderr, nil))}, f.Arg(0), nil
 }
 
@@ -105,7 +104,7 @@ func pushCommand(ctx context.Context, p process) error {
 	if s.c.digestFile == "" {
 		return nil
 	}
-	if err := writeFile(s.c.digestFile, []byte(digest.String())); err != nil {
+	if err := writeOutput(ctx, s.c.digestFile, []byte(digest.String()), userAgent()); err != nil {
 		return fmt.Errorf("write digest file: %w", err)
 	}
 	return nil
@@ -156,8 +155,8 @@ func loginCommand(ctx context.Context, p process) error {
 // can be there.
 func (s *session) loginFile() string {
 	dir := s.env("DOCKER_CONFIG")
-	if _, err := os.Stat(s.c.kanikoDir); dir == "" && err == nil {
-		dir = filepath.Join(s.c.kanikoDir, ".docker")
+	if _, err := os.Stat(s.c.registry.KanikoDir); dir == "" && err == nil {
+		dir = filepath.Join(s.c.registry.KanikoDir, ".docker")
 	}
 	if dir == "" {
 		dir = filepath.Join(s.env("HOME"), ".docker")

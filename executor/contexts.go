@@ -142,10 +142,18 @@ func (s *session) fetchContext(ctx context.Context, n int, name string, out *con
 // withCredentials leaves the credentials for Git in opt only if they are meant
 // for the host of the URL: that of the build context.
 func (s *session) withCredentials(opt source.Options, rawURL string) source.Options {
-	if source.Host(rawURL) != source.Host(s.c.context) {
+	if host := source.Host(rawURL); host == "" || host != source.Host(s.c.context) {
 		opt.GitToken, opt.GitUsername, opt.GitPassword = "", "", ""
 	}
 	return opt
+}
+
+func knownHostsIn(dirs []string) []string {
+	var out []string
+	for _, dir := range dirs {
+		out = append(out, filepath.Join(dir, "known_hosts"))
+	}
+	return out
 }
 
 func repository(r plan.Repo) source.Repository {
@@ -157,6 +165,11 @@ func (s *session) fetchRepo(ctx context.Context, r plan.Repo) (step.Repo, error)
 	opt, err := s.sourceOptions(s.workDir)
 	if err != nil {
 		return step.Repo{}, err
+	}
+	// A Dockerfile gets no other keys than those that the user hands to it.
+	opt.SSH.Agent, opt.SSH.KnownHosts, opt.SSH.Dirs = s.given.Agents["default"], append(opt.SSH.KnownHosts, knownHostsIn(opt.SSH.Dirs)...), nil
+	if opt.SSH.Agent == "" && !strings.HasPrefix(r.URL, "http") {
+		return step.Repo{}, fmt.Errorf("repository %s: a repository over ssh needs an agent: use --ssh default", source.Redact(r.URL))
 	}
 	src, err := source.FetchRepository(ctx, repository(r), s.withCredentials(opt, r.URL))
 	if err != nil {

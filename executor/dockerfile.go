@@ -6,24 +6,24 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/http"
 	"net/url"
 	"os"
 	"path"
 	"path/filepath"
-	"time"
 
 	"github.com/kilnhook/kiln/executor/internal/dockerfile"
 	"github.com/kilnhook/kiln/executor/internal/source"
-	"github.com/kilnhook/kiln/executor/internal/transport"
 )
 
 // readDockerfile looks for the Dockerfile in the working directory first, as
 // kaniko does, and then in the context.
 func (s *session) readDockerfile(ctx context.Context, contextDir string) (name string, content []byte, err error) {
 	if name, ok := urlName(s.c.dockerfile); ok {
-		content, err := s.downloadDockerfile(ctx)
-		return name, content, err
+		content, err := source.GetSmall(ctx, s.c.dockerfile, dockerfile.MaxSize, userAgent())
+		if err != nil {
+			return name, nil, fmt.Errorf("get Dockerfile %s: %w", source.Redact(s.c.dockerfile), err)
+		}
+		return name, content, nil
 	}
 	name = filepath.Base(s.c.dockerfile)
 	if content, err = readLimited(s.c.dockerfile); err == nil || filepath.IsAbs(s.c.dockerfile) {
@@ -92,64 +92,4 @@ func urlName(s string) (string, bool) {
 		return name, true
 	}
 	return "Dockerfile", true
-}
-
-// downloadTries is how often a Dockerfile is asked for, and downloadWait the
-// wait before the second time.
-const (
-	downloadTries = 4
-	downloadWait  = 500 * time.Millisecond
-)
-
-// downloadDockerfile gets the Dockerfile that --dockerfile names by URL.
-func (s *session) downloadDockerfile(ctx context.Context) ([]byte, error) {
-	client := &http.Client{Transport: transport.New(transport.Options{Proxy: http.ProxyFromEnvironment, UserAgent: userAgent(), Header: time.Minute})}
-	client.CheckRedirect = func(req *http.Request, via []*http.Request) error {
-		if len(via) >= 10 || req.URL.Scheme == "http" && via[0].URL.Scheme == "https" {
-			return errors.New("refused to follow too many redirects, or one to plain http")
-		}
-		return nil
-	}
-	for try := 0; ; try++ {
-		content, again, err := getSmall(ctx, client, s.c.dockerfile)
-		if err == nil {
-			return content, nil
-		}
-		err = fmt.Errorf("get Dockerfile %s: %w", source.Redact(s.c.dockerfile), err)
-		if !again || try == downloadTries-1 {
-			return nil, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-time.After(downloadWait << try):
-		}
-	}
-}
-
-func getSmall(ctx context.Context, client *http.Client, rawURL string) (content []byte, again bool, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, rawURL, http.NoBody)
-	if err != nil {
-		return nil, false, errors.New("not a valid URL")
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		var bad *url.Error
-		if errors.As(err, &bad) { // it quotes the URL, which may hold secrets
-			err = bad.Err
-		}
-		return nil, !errors.Is(err, transport.ErrLinkLocal), err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode != http.StatusOK {
-		return nil, resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests, fmt.Errorf("the server answered %s", resp.Status)
-	}
-	content, err = io.ReadAll(io.LimitReader(resp.Body, dockerfile.MaxSize+1))
-	if err != nil {
-		return nil, true, err
-	}
-	if len(content) > dockerfile.MaxSize {
-		return nil, false, fmt.Errorf("it is larger than %d MiB", dockerfile.MaxSize>>20)
-	}
-	return content, false, nil
 }

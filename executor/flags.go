@@ -8,6 +8,9 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/executor/internal/access"
 )
 
 // config is what the command line and the environment say, in kaniko's
@@ -20,22 +23,17 @@ type config struct {
 	checkOnly                    bool
 	target, platform             string
 
-	noPush, pushByDigest             bool
-	tarPath, layoutPath              string
-	digestFile, nameDigestFile       string
-	nameTagDigestFile, resultFile    string
-	eventSink                        string
-	skipPushCheck, ignoreImmutable   bool
-	insecure, insecurePull           bool
-	skipTLS, skipTLSPull             bool
-	insecureHosts, skipTLSHosts      []string
-	certificates, clientCertificates map[string]string
-	registryMaps, mirrors            []string
-	skipFallback                     bool
-	pushRetry, downloadRetry         int
+	noPush, pushByDigest          bool
+	tarPath, layoutPath           string
+	digestFile, nameDigestFile    string
+	nameTagDigestFile, resultFile string
+	eventSink                     string
+	skipPushCheck                 bool
+
+	registry access.Flags
 
 	cache, cacheCopies, cacheRuns bool
-	cacheRepo                     string
+	cacheRepo, cacheDir           string
 	cacheTTL                      time.Duration
 
 	isolation, workDir    string
@@ -56,15 +54,21 @@ type config struct {
 	noPushCache, reproducible              bool
 	ignoreVarRun, skipUnused, useNewRun    bool
 	cleanup, preserveContext, logTimestamp bool
+	preCleanup, materialize, buildMetadata bool
 	extractRetry                           int
-	kanikoDir, bucket                      string
+
+	requestFile, terminationFile string
+	asked                        *events.Order // what the request file asks for; nil without one
+	bucket                       string
 }
 
 const usage = `executor builds a container image from a Dockerfile and a context, and pushes it.
 
 Usage:
   executor --context DIR|URL --destination REF [flags]
+  executor --request-file FILE [flags]
   executor --check --context DIR|URL [flags]
+  executor doctor --context DIR|URL --destination REF [flags]
   executor push FILE|DIR --destination REF [flags]
   executor login REGISTRY --username U --password-stdin
   executor version
@@ -87,6 +91,7 @@ func newFlags(c *config, out io.Writer) *pflag.FlagSet {
 	registryFlags(f, c)
 	buildFlags(f, c)
 	kanikoFlags(f, c)
+	requestFlags(f, c)
 	f.SetNormalizeFunc(spelling)
 	return f
 }
@@ -97,7 +102,7 @@ func inputFlags(f *pflag.FlagSet, c *config) {
 	f.StringVarP(&c.dockerfile, "dockerfile", "f", "Dockerfile", "`path` of the Dockerfile, in the working directory or the context, or its URL")
 	f.StringArrayVar(&c.buildArgs, "build-arg", nil, "`name=value` of a build argument, or a name whose value is in the environment; repeatable")
 	f.StringArrayVar(&c.buildContexts, "build-context", nil, "`name=where` of a further context for FROM and --from: a directory, docker-image://ref, oci-layout://dir, a git or archive URL; repeatable")
-	f.StringVar(&c.target, "target", "", "`stage` to build; the last by default")
+	f.Var(&oneStage{name: &c.target}, "target", "`stage` to build; the last by default")
 	f.StringArrayVar(&c.labels, "label", nil, "`name=value` of a label of the image; repeatable")
 	f.StringVar(&c.platform, "custom-platform", "", "`os/arch[/variant]` to build for; this machine's by default")
 	f.StringArrayVar(&c.git, "git", nil, "`key=value` for a git context: branch, single-branch, depth, recurse-submodules, insecure-skip-tls; repeatable")
@@ -109,7 +114,7 @@ func outputFlags(f *pflag.FlagSet, c *config) {
 	f.BoolVar(&c.pushByDigest, "push-by-digest", false, "push without moving a tag")
 	f.StringVar(&c.tarPath, "tar-path", "", "write the image to `file` as docker load reads it")
 	f.StringVar(&c.layoutPath, "oci-layout-path", "", "write the image to `directory` as an OCI image layout")
-	f.StringVar(&c.digestFile, "digest-file", "", "write the digest to `file`, once the image is where it should be")
+	f.StringVar(&c.digestFile, "digest-file", "", "write the digest to `file`, or PUT it to an https:// URL, once the image is where it should be")
 	f.StringVar(&c.nameDigestFile, "image-name-with-digest-file", "", "write repository@digest of each destination to `file`")
 	f.StringVar(&c.nameTagDigestFile, "image-name-tag-with-digest-file", "", "write repository:tag@digest of each destination to `file`")
 	f.StringVar(&c.resultFile, "result-file", "", "write what became of the build to `file` as JSON, also if it failed")
@@ -118,37 +123,15 @@ func outputFlags(f *pflag.FlagSet, c *config) {
 
 func registryFlags(f *pflag.FlagSet, c *config) {
 	f.BoolVar(&c.skipPushCheck, "skip-push-permission-check", false, "do not check before the build that the destination may be pushed to")
-	connectionFlags(f, c)
-	pullFlags(f, c)
+	c.registry.Define(f)
 	cacheFlags(f, c)
-}
-
-// connectionFlags say how registries are pushed to.
-func connectionFlags(f *pflag.FlagSet, c *config) {
-	f.BoolVar(&c.ignoreImmutable, "push-ignore-immutable-tag-errors", false, "take it for a success that a tag may not be moved")
-	f.BoolVar(&c.insecure, "insecure", false, "push by plain HTTP")
-	f.StringArrayVar(&c.insecureHosts, "insecure-registry", nil, "`host` to speak plain HTTP to; repeatable")
-	f.BoolVar(&c.skipTLS, "skip-tls-verify", false, "do not verify certificates")
-	f.StringArrayVar(&c.skipTLSHosts, "skip-tls-verify-registry", nil, "`host` whose certificate is not verified; repeatable")
-	f.StringToStringVar(&c.certificates, "registry-certificate", nil, "`host=file` of a CA certificate; repeatable")
-	f.Var(keyValue{&c.clientCertificates}, "registry-client-cert", "`host=cert,key` files of a client certificate; repeatable")
-	f.IntVar(&c.pushRetry, "push-retry", 0, "how often a failed push is tried again")
-}
-
-// pullFlags say where base images come from.
-func pullFlags(f *pflag.FlagSet, c *config) {
-	f.BoolVar(&c.insecurePull, "insecure-pull", false, "pull by plain HTTP")
-	f.BoolVar(&c.skipTLSPull, "skip-tls-verify-pull", false, "do not verify certificates when pulling")
-	f.StringArrayVar(&c.registryMaps, "registry-map", nil, "`host=other[;host2=other2]`: pull from other first; repeatable")
-	f.StringArrayVar(&c.mirrors, "registry-mirror", nil, "`host` to pull Docker Hub's images from first; repeatable")
-	f.BoolVar(&c.skipFallback, "skip-default-registry-fallback", false, "fail if no mirror has the image")
-	f.IntVar(&c.downloadRetry, "image-download-retry", 0, "how often a failed pull is tried again")
 }
 
 func cacheFlags(f *pflag.FlagSet, c *config) {
 	f.BoolVar(&c.cache, "cache", false, "look for steps in the cache and store them there")
 	f.StringVar(&c.cacheRepo, "cache-repo", "", "`repository` of the cache, or oci:DIR; <destination>/cache by default")
-	f.DurationVar(&c.cacheTTL, "cache-ttl", 14*24*time.Hour, "age at which a cached step is forgotten")
+	f.StringVar(&c.cacheDir, "cache-dir", "/cache", "`directory` of base images that the warmer has fetched; used with --cache")
+	f.DurationVar(&c.cacheTTL, "cache-ttl", 14*24*time.Hour, "age at which a cached step or base image is forgotten")
 	f.BoolVar(&c.cacheCopies, "cache-copy-layers", false, "cache COPY and ADD too")
 	f.BoolVar(&c.cacheRuns, "cache-run-layers", true, "cache RUN")
 	f.BoolVar(&c.compressedCaching, "compressed-caching", true, "accepted for kaniko's sake: layers are never held in memory")
@@ -169,24 +152,6 @@ func buildFlags(f *pflag.FlagSet, c *config) {
 	f.StringVar(&c.progress, "progress", "", "auto, tty, plain or json; as --log-format by default")
 	f.StringVarP(&c.verbosity, "verbosity", "v", "info", "panic, fatal, error, warn, info, debug or trace")
 	f.StringVar(&c.logFormat, "log-format", "color", "text, color or json")
-}
-
-// keyValue is a repeatable flag host=value whose value may hold commas.
-type keyValue struct{ m *map[string]string }
-
-func (k keyValue) String() string { return "" }
-func (k keyValue) Type() string   { return "host=value" }
-
-func (k keyValue) Set(s string) error {
-	host, v, ok := strings.Cut(s, "=")
-	if !ok || host == "" || strings.Count(v, ",") != 1 {
-		return fmt.Errorf("%q: want host=/path/to/cert,/path/to/key", s)
-	}
-	if *k.m == nil {
-		*k.m = map[string]string{}
-	}
-	(*k.m)[host] = v
-	return nil
 }
 
 // check finds what no single flag can.

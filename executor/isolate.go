@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -101,9 +102,6 @@ func inContainer(lookup func(string) (string, bool)) bool {
 	return false
 }
 
-// defaultKanikoDir is where kaniko's image has its files.
-const defaultKanikoDir = "/kaniko"
-
 // newWorkDir makes the directory that holds everything a build keeps on disk:
 // below --work-dir, or /kaniko where there is one, or the first place that is
 // likely to be a disk.
@@ -118,9 +116,9 @@ func newWorkDir(c *config, lookup func(string) (string, bool)) (string, error) {
 		}
 		return os.MkdirTemp(abs, "build-*")
 	}
-	places := []string{c.kanikoDir, "/var/tmp", os.TempDir()}
+	places := []string{c.registry.KanikoDir, "/var/tmp", os.TempDir()}
 	if dir, ok := lookup("TMPDIR"); ok && dir != "" {
-		places = append([]string{c.kanikoDir, dir}, places[1:]...)
+		places = append([]string{c.registry.KanikoDir, dir}, places[1:]...)
 	}
 	var errs []error
 	for i, place := range places {
@@ -138,6 +136,18 @@ func newWorkDir(c *config, lookup func(string) (string, bool)) (string, error) {
 	return "", fmt.Errorf("make work directory (choose one with --work-dir): %w", errors.Join(errs...))
 }
 
+// maxStages is how many stages are built at once at most.
+const maxStages = 4
+
+// parallelStages is how many stages may be built at once: in place there is one
+// root only.
+func parallelStages(iso isolation) int {
+	if iso.mode != sandbox.Overlay {
+		return 1
+	}
+	return min(max(runtime.NumCPU(), 2), maxStages) // a stage often waits for others
+}
+
 // workspaceFor is a workspace and how it is given up.
 type workspaceFor struct {
 	build.Workspace
@@ -151,13 +161,16 @@ type workspaceFor struct {
 // own is not the build's.
 func newWorkspace(c *config, iso isolation, dir string, own []string, r workspace.Report) (ws workspaceFor, err error) {
 	if iso.mode == sandbox.Overlay {
+		if c.materialize {
+			return ws, errors.New("--materialize needs --isolation=inplace: with overlay the container's root is not touched")
+		}
 		o, err := workspace.NewOverlay(dir, iso.ns, r)
 		if err != nil {
 			return ws, err
 		}
 		return workspaceFor{Workspace: o, close: o.Close}, nil
 	}
-	leave := slices.Concat([]string{c.kanikoDir}, own, c.ignored())
+	leave := slices.Concat([]string{c.registry.KanikoDir}, own, c.ignored())
 	for _, out := range []string{c.tarPath, c.layoutPath} {
 		if abs, err := filepath.Abs(out); err == nil && out != "" {
 			leave = append(leave, abs)
@@ -173,6 +186,11 @@ func newWorkspace(c *config, iso isolation, dir string, own []string, r workspac
 	ws = workspaceFor{Workspace: w, close: func() error { return nil }}
 	if c.cleanup {
 		ws.cleanup = w.Clear
+	}
+	if c.preCleanup {
+		if err := w.Clear(); err != nil {
+			return ws, err
+		}
 	}
 	return ws, nil
 }

@@ -3,12 +3,14 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
 
 	"github.com/kilnhook/kiln/executor/internal/layer"
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
+	"github.com/kilnhook/kiln/executor/internal/sandbox"
 )
 
 // kanikoFlags are flags of kaniko and its forks about the form of the image
@@ -25,10 +27,29 @@ func kanikoFlags(f *pflag.FlagSet, c *config) {
 	f.BoolVar(&c.useNewRun, "use-new-run", false, "accepted for kaniko's sake: what a RUN changes is always found without hashing everything")
 	f.IntVar(&c.extractRetry, "image-fs-extract-retry", 0, "how often the extraction of a layer is tried again")
 	f.BoolVar(&c.cleanup, "cleanup", false, "remove what an in-place build made, so that the container can build again")
+	f.BoolVar(&c.preCleanup, "pre-cleanup", false, "empty the container's root before an in-place build")
+	f.BoolVar(&c.materialize, "materialize", false, "leave the image's files in the container's root, also if the cache had everything; only in place")
+	f.BoolVar(&c.buildMetadata, "force-build-metadata", false, "of no effect: instructions that change no files never have layers")
 	f.BoolVar(&c.preserveContext, "preserve-context", false, "fail rather than build in place, which replaces the container's files")
 	f.BoolVar(&c.logTimestamp, "log-timestamp", false, "put the time before every line")
-	f.StringVar(&c.kanikoDir, "kaniko-dir", defaultKanikoDir, "`directory` of the executor's own files; $KANIKO_DIR by default")
 	f.StringVarP(&c.bucket, "bucket", "b", "", "`bucket` of Google's to get context.tar.gz from; use --context=gs://…")
+}
+
+// oneStage is the value of --target, of which kaniko's forks take several.
+type oneStage struct {
+	name  *string
+	given bool
+}
+
+func (o *oneStage) String() string { return "" }
+func (o *oneStage) Type() string   { return "stage" }
+
+func (o *oneStage) Set(s string) error {
+	if o.given || strings.Contains(s, ",") {
+		return errors.New("only one stage can be built: run the executor once for each")
+	}
+	*o.name, o.given = s, true
+	return nil
 }
 
 // spelling knows the spellings that kaniko had before.
@@ -72,7 +93,35 @@ func (c *config) checkForm() error {
 	if c.extractRetry < 0 {
 		return errors.New("--image-fs-extract-retry must not be negative")
 	}
+	if c.materialize && c.cleanup {
+		return errors.New("--materialize and --cleanup exclude each other: one leaves the image's files, the other removes them")
+	}
 	return nil
+}
+
+// tellIgnored warns of flags that were given and change nothing here.
+func (s *session) tellIgnored() {
+	for _, f := range []struct {
+		given bool
+		why   string
+	}{
+		{s.c.useNewRun, "--use-new-run changes nothing: what a RUN changes is found without reading every file anyway"},
+		{s.c.snapshotMode != "full", "--snapshot-mode=" + s.c.snapshotMode + " changes nothing: every change is found, and as fast"},
+		{!s.c.compressedCaching, "--compressed-caching=false changes nothing: layers are never held in memory"},
+		{s.c.buildMetadata, "--force-build-metadata changes nothing: instructions that change no files have no layers, as with BuildKit"},
+		{s.gitFlag("single-branch"), "--git single-branch changes nothing: one commit is fetched, and no other branch"},
+		{s.gitFlag("depth") && !s.keepGitDir(), "--git depth changes nothing: without --build-arg BUILDKIT_CONTEXT_KEEP_GIT_DIR=1 the files of one commit are fetched and no history"},
+		{s.iso.mode == sandbox.Overlay && s.c.preCleanup, "--pre-cleanup changes nothing with --isolation=overlay, which leaves the container's root alone"},
+		{s.iso.mode == sandbox.Overlay && s.c.cleanup, "--cleanup changes nothing with --isolation=overlay, which leaves the container's root alone"},
+	} {
+		if f.given {
+			s.note("warning: %s", f.why)
+		}
+	}
+}
+
+func (s *session) gitFlag(key string) bool {
+	return slices.ContainsFunc(s.c.git, func(kv string) bool { return strings.HasPrefix(kv, key+"=") })
 }
 
 func (c *config) annotationMap() (map[string]string, error) {

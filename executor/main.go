@@ -63,6 +63,9 @@ func run() int {
 		err = c.environment(p.lookup, flags)
 	}
 	if err == nil {
+		err = c.request(flags)
+	}
+	if err == nil {
 		err = c.check()
 	}
 	if err != nil {

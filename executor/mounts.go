@@ -67,6 +67,11 @@ func (s *session) ownPaths() []string {
 	for _, path := range s.given.Agents {
 		out = append(out, path)
 	}
+	if s.c.cache && s.c.cacheDir != "" {
+		if dir, err := filepath.Abs(s.c.cacheDir); err == nil {
+			out = append(out, dir)
+		}
+	}
 	return out
 }
 

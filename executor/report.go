@@ -68,7 +68,7 @@ func (s *session) report(ctx context.Context, err error) int {
 	status := 0
 	s.res.StartedAt, s.res.FinishedAt = s.begun.UTC(), s.p.now().UTC()
 	if err == nil {
-		err = s.writeFiles()
+		err = s.writeFiles(ctx)
 	}
 	s.res.Outcome, s.res.Class = classify(ctx, err)
 	s.res.Isolation = string(s.iso.mode)
@@ -78,18 +78,34 @@ func (s *session) report(ctx context.Context, err error) int {
 		if errors.As(err, &exit) && exit.Code != 0 {
 			status = exit.Code
 		}
+		if status == 128+int(unix.SIGKILL) && oomKills() > s.oomKills {
+			s.res.Class, s.res.Reason = events.ClassOOM, "out of memory"
+		}
 		s.res.Message = s.message(ctx, err)
 	}
 	s.res.ExitCode = status
+	if s.c.asked != nil {
+		status = requestStatus(s.res)
+	}
 	s.tellResult(err)
+	if s.c.terminationFile != "" {
+		if werr := writeTermination(s.c.terminationFile, s.res.Clean()); werr != nil {
+			s.note("write termination message: %v", werr)
+			status = max(status, 1)
+		}
+	}
 	if s.c.resultFile != "" {
 		if werr := writeJSON(s.c.resultFile, s.res.Clean()); werr != nil {
 			s.note("write result: %v", werr)
 			status = max(status, 1)
 		}
 	}
+	// The result and the event are owed also if the build was told to stop.
+	if perr := s.putResult(context.WithoutCancel(ctx)); perr != nil {
+		s.note("%v", perr)
+		status = statusWorldFailed
+	}
 	if s.c.eventSink != "" {
-		// The event is owed also if the build was told to stop.
 		if serr := s.sendEvent(context.WithoutCancel(ctx)); serr != nil {
 			s.note("%v", serr)
 			status = max(status, 1)
@@ -120,13 +136,14 @@ func (s *session) tellResult(err error) {
 	s.sink.Send(e)
 }
 
-// writeFiles writes what --digest-file and its kin ask for.
-func (s *session) writeFiles() error {
+// writeFiles writes what --digest-file and its kin ask for, into files or to
+// URLs.
+func (s *session) writeFiles(ctx context.Context) error {
 	if s.res.Digest == "" {
 		return nil
 	}
 	if s.c.digestFile != "" {
-		if err := writeFile(s.c.digestFile, []byte(s.res.Digest)); err != nil {
+		if err := writeOutput(ctx, s.c.digestFile, []byte(s.res.Digest), userAgent()); err != nil {
 			return fmt.Errorf("write digest file: %w", err)
 		}
 	}
@@ -145,7 +162,7 @@ func (s *session) writeFiles() error {
 		if path == "" {
 			continue
 		}
-		if err := writeFile(path, content); err != nil {
+		if err := writeOutput(ctx, path, content, userAgent()); err != nil {
 			return fmt.Errorf("write image name file: %w", err)
 		}
 	}
@@ -169,15 +186,6 @@ func splitDestination(d string) (repo, tag string) {
 		return d[:i], d[i+1:]
 	}
 	return d, "latest"
-}
-
-// writeFile writes in place: the file may be /dev/termination-log, which
-// cannot be replaced.
-func writeFile(path string, content []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	return os.WriteFile(path, content, 0o644)
 }
 
 // writeJSON writes a file that is complete or not there.
@@ -217,14 +225,20 @@ func (s *session) sendEvent(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("send event: %w", err)
 	}
+	if err := send(ctx, http.MethodPost, s.c.eventSink, header, body); err != nil {
+		return fmt.Errorf("send event to %s: %w", source.Redact(s.c.eventSink), err)
+	}
+	return nil
+}
+
+// send sends a request until it is answered with a success or with what no
+// repetition changes.
+func send(ctx context.Context, method, url string, header http.Header, body []byte) error {
 	wait := 200 * time.Millisecond
 	for try := 1; ; try++ {
-		retry, err := post(ctx, s.c.eventSink, header, body)
-		if err == nil {
-			return nil
-		}
-		if !retry || try == sendTries {
-			return fmt.Errorf("send event to %s: %w", source.Redact(s.c.eventSink), err)
+		retry, err := post(ctx, method, url, header, body)
+		if err == nil || !retry || try == sendTries {
+			return err
 		}
 		select {
 		case <-ctx.Done():
@@ -236,10 +250,10 @@ func (s *session) sendEvent(ctx context.Context) error {
 }
 
 // post sends a request; retry says whether another try may help.
-func post(ctx context.Context, url string, header http.Header, body []byte) (retry bool, err error) {
+func post(ctx context.Context, method, url string, header http.Header, body []byte) (retry bool, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, sendTimeout, errors.New("the sink did not answer in time"))
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
 	if err != nil {
 		return false, err
 	}
@@ -259,9 +273,12 @@ func post(ctx context.Context, url string, header http.Header, body []byte) (ret
 	return false, fmt.Errorf("the sink answered %s", resp.Status)
 }
 
-// request describes the build for the event of an executor that nobody
-// dispatched.
+// request describes the build for the event: as it was asked for, or, of an
+// executor that nobody dispatched, as its flags say.
 func (s *session) request() events.Request {
+	if s.c.asked != nil {
+		return s.c.asked.Request
+	}
 	where := source.Redact(s.c.context)
 	req := events.Request{
 		Trigger: "executor", Sequence: 1, Group: "executor", Context: where, ContextSubPath: s.c.subPath,

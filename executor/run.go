@@ -7,8 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
-	"sync"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -24,12 +22,14 @@ import (
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
 	"github.com/kilnhook/kiln/executor/internal/sandbox"
 	"github.com/kilnhook/kiln/executor/internal/source"
+	"github.com/kilnhook/kiln/executor/internal/store"
 	"github.com/kilnhook/kiln/executor/internal/workspace"
 )
 
 // build does everything between the flags and the digest.
 func (s *session) build(ctx context.Context) error {
 	s.tellIsolation()
+	s.tellIgnored()
 	client, err := s.newClient()
 	if err == nil {
 		s.given, err = s.mounts()
@@ -47,7 +47,7 @@ func (s *session) build(ctx context.Context) error {
 	}
 	defer src.Close()
 	s.source = src.Revision
-	images := &images{client: client, found: map[v1.Hash]v1.Image{}}
+	images := s.newImages(client)
 	p, ignore, err := s.plan(ctx, src, images)
 	if err != nil {
 		return err
@@ -104,7 +104,12 @@ func (s *session) plan(ctx context.Context, src *source.Context, images *images)
 	if err != nil {
 		return nil, nil, fault(events.ClassBuild, err)
 	}
-	file, err := dockerfile.Parse(name, content)
+	args, err := s.c.arguments(s.p.lookup)
+	if err != nil {
+		return nil, nil, fault(events.ClassConfig, err)
+	}
+	form := dockerfile.Options{Check: args["BUILDKIT_DOCKERFILE_CHECK"], Syntax: args["BUILDKIT_SYNTAX"]}
+	file, err := form.Parse(name, content)
 	if err != nil {
 		return nil, nil, fault(events.ClassBuild, err)
 	}
@@ -112,10 +117,6 @@ func (s *session) plan(ctx context.Context, src *source.Context, images *images)
 	ignore, err := s.readIgnore(src.Dir, name)
 	if err != nil {
 		return nil, nil, fault(events.ClassBuild, err)
-	}
-	args, err := s.c.arguments(s.p.lookup)
-	if err != nil {
-		return nil, nil, fault(events.ClassConfig, err)
 	}
 	opt := plan.Options{Target: s.c.target, Args: args, Labels: s.c.labelMap(), Ignore: ignore, AllStages: s.c.checkOnly && s.c.target == ""}
 	if opt.Contexts, err = s.c.namedContexts(); err != nil {
@@ -184,10 +185,16 @@ func (s *session) carryOut(ctx context.Context, src *source.Context, p *plan.Pla
 		return build.Result{}, err
 	}
 	s.cleanup = ws.cleanup
+	kept, err := store.Open(filepath.Join(s.workDir, "store"))
+	if err != nil {
+		return build.Result{}, errors.Join(err, ws.close())
+	}
+	outlines := workspace.NewOutlines(filepath.Join(s.workDir, "layers"), kept.Index, s.p.now)
+	defer outlines.Close() //nolint:errcheck // nobody reads what it keeps any more
 	opt := build.Options{
-		Workspace: ws, Context: files, Ignore: ignore, Contexts: named.files, Image: imgs.byDigest,
+		Workspace: ws, Outlines: outlines, Parallel: parallelStages(s.iso), Context: files, Ignore: ignore, Contexts: named.files, Image: imgs.byDigest,
 		Spool: filepath.Join(s.workDir, "layers"), Fetch: s.fetchURL, Repo: s.fetchRepo,
-		CacheCopies: s.c.cacheCopies, NoCacheRuns: !s.c.cacheRuns, SingleLayer: s.c.singleSnapshot,
+		CacheCopies: s.c.cacheCopies, NoCacheRuns: !s.c.cacheRuns, SingleLayer: s.c.singleSnapshot, Materialize: s.c.materialize,
 		Progress: s.sink, Now: s.p.now, Mounts: s.given,
 	}
 	if err := s.imageForm(p, &opt); err != nil {
@@ -286,48 +293,4 @@ func (s *session) deliver(ctx context.Context, res build.Result, push *registry.
 		fmt.Fprintf(s.p.stdout, "%s@%s\n", repo, digest)
 	}
 	return nil
-}
-
-// images are the images that the plan names, by digest.
-type images struct {
-	client *registry.Client
-
-	mu    sync.Mutex
-	found map[v1.Hash]v1.Image
-}
-
-func (i *images) base(ctx context.Context, ref string, p v1.Platform) (plan.Base, error) {
-	var img v1.Image
-	var err error
-	if strings.HasPrefix(ref, layoutPrefix) {
-		img, err = layoutImage(ref, p)
-	} else {
-		img, _, err = i.client.Image(ctx, ref, p)
-	}
-	if err != nil {
-		return plan.Base{}, err
-	}
-	b := plan.Base{Ref: ref}
-	if b.Digest, err = img.Digest(); err != nil {
-		return b, fmt.Errorf("read %s: %w", ref, err)
-	}
-	if b.Config, err = img.ConfigFile(); err != nil {
-		return b, fmt.Errorf("read config of %s: %w", ref, err)
-	}
-	if b.StartInterval, err = image.StartInterval(img); err != nil {
-		return b, fmt.Errorf("read config of %s: %w", ref, err)
-	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.found[b.Digest] = img
-	return b, nil
-}
-
-func (i *images) byDigest(_ context.Context, digest v1.Hash) (v1.Image, error) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if img, ok := i.found[digest]; ok {
-		return img, nil
-	}
-	return nil, fmt.Errorf("image %s was not looked up", digest)
 }

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -43,6 +44,8 @@ func TestMain(m *testing.M) {
 // shell, base, the same registry behind a password at $PRIVATE, a sink for
 // events at $SINK, a server of files and repositories at $FILES, the files of the
 // script in files at $SERVED, and a socket of an agent at $AGENT.
+// $COUNTED is the registry too, which writes what it is asked for to requests,
+// and at $GONE is none. Scripts named for the warmer can run it.
 func TestScripts(t *testing.T) {
 	need.Root(t)
 	need.Command(t, "git")
@@ -51,16 +54,19 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Setup:               setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"image":   showImage,
-			"tarball": makeTarball,
-			"status":  wantStatus,
+			"image":    showImage,
+			"tarball":  makeTarball,
+			"status":   wantStatus,
+			"requests": wantRequests,
 		},
 	})
 }
 
 func setup(env *testscript.Env) error {
 	faults := &faulty{next: ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0)))}
-	registry := httptest.NewServer(faults)
+	seen := &requests{next: faults}
+	env.Values[requestsKey{}] = seen
+	registry := httptest.NewServer(seen)
 	env.Defer(registry.Close)
 	host := strings.TrimPrefix(registry.URL, "http://")
 	sink := &sink{file: filepath.Join(env.WorkDir, "events")}
@@ -81,7 +87,70 @@ func setup(env *testscript.Env) error {
 	if err := startAgent(env); err != nil {
 		return err
 	}
-	return pushBase(host)
+	if isWarmer(env) {
+		if err := withWarmer(env); err != nil {
+			return err
+		}
+	}
+	count := httptest.NewServer(&counted{next: faults, file: filepath.Join(env.WorkDir, "requests")})
+	env.Defer(count.Close)
+	env.Setenv("COUNTED", strings.TrimPrefix(count.URL, "http://"))
+	gone := httptest.NewServer(http.NotFoundHandler())
+	env.Setenv("GONE", strings.TrimPrefix(gone.URL, "http://"))
+	gone.Close()
+	err := pushBase(host)
+	seen.forget()
+	return err
+}
+
+// requests notes what the registry at $REGISTRY is asked.
+type requests struct {
+	next http.Handler
+	mu   sync.Mutex
+	seen []string
+}
+
+type requestsKey struct{}
+
+func (q *requests) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	q.mu.Lock()
+	q.seen = append(q.seen, r.Method+" "+r.URL.RequestURI())
+	q.mu.Unlock()
+	q.next.ServeHTTP(w, r)
+}
+
+func (q *requests) forget() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.seen = nil
+}
+
+// wantRequests asserts how often the registry was asked something since the last
+// time that was asserted: requests METHOD PATH-PATTERN N [METHOD …]….
+func wantRequests(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) == 0 || len(args)%3 != 0 || neg {
+		ts.Fatalf("usage: requests METHOD PATTERN N…")
+	}
+	q, ok := ts.Value(requestsKey{}).(*requests)
+	if !ok {
+		ts.Fatalf("there is no registry")
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for ; len(args) > 0; args = args[3:] {
+		pattern, err := regexp.Compile("^" + args[0] + " " + args[1])
+		ts.Check(err)
+		n := 0
+		for _, r := range q.seen {
+			if pattern.MatchString(r) {
+				n++
+			}
+		}
+		if fmt.Sprint(n) != args[2] {
+			ts.Fatalf("%d requests %s %s, want %s, among\n%s", n, args[0], args[1], args[2], strings.Join(q.seen, "\n"))
+		}
+	}
+	q.seen = nil
 }
 
 // startAgent makes a socket at $AGENT.

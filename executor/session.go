@@ -23,21 +23,13 @@ import (
 // environment reads what kaniko reads from the environment, for flags that
 // were not given.
 func (c *config) environment(lookup func(string) (string, bool), flags *pflag.FlagSet) error {
-	if v, ok := lookup("KANIKO_REGISTRY_MAP"); ok && v != "" && !flags.Changed("registry-map") {
-		c.registryMaps = []string{v}
-	}
-	if v, ok := lookup("KANIKO_REGISTRY_MIRROR"); ok && v != "" && !flags.Changed("registry-mirror") {
-		c.mirrors = []string{v}
-	}
+	c.registry.Environment(lookup, flags)
 	if v, ok := lookup("KANIKO_NO_PUSH"); ok && v != "" && !flags.Changed("no-push") {
 		if err := flags.Set("no-push", v); err != nil {
 			return fmt.Errorf("KANIKO_NO_PUSH: %w", err)
 		}
 	}
-	if v, ok := lookup("KANIKO_DIR"); ok && v != "" && !flags.Changed("kaniko-dir") {
-		c.kanikoDir = v
-	}
-	for name, flag := range map[string]string{"KANIKO_CLEANUP": "cleanup", "KANIKO_PRESERVE_CONTEXT": "preserve-context"} {
+	for name, flag := range map[string]string{"KANIKO_CLEANUP": "cleanup", "KANIKO_PRESERVE_CONTEXT": "preserve-context", "KANIKO_PRE_CLEANUP": "pre-cleanup"} {
 		if v, ok := lookup(name); ok && v != "" && !flags.Changed(flag) {
 			if err := flags.Set(flag, v); err != nil {
 				return fmt.Errorf("%s: %w", name, err)
@@ -72,11 +64,13 @@ type session struct {
 	given   build.Mounts
 	found   []dockerfile.Warning // what is known of the Dockerfile's mistakes
 	cleanup func() error         // nil: nothing is to be cleaned up
+
+	oomKills uint64 // of the container before the build
 }
 
 // execute builds and returns the exit status.
 func execute(ctx context.Context, c *config, p process) int {
-	s := &session{c: c, p: p, begun: p.now(), res: events.Result{DurationMS: map[string]int64{}}}
+	s := &session{c: c, p: p, begun: p.now(), res: events.Result{DurationMS: map[string]int64{}}, oomKills: oomKills()}
 	workDir, err := newWorkDir(c, p.lookup)
 	if err == nil {
 		defer os.RemoveAll(workDir)

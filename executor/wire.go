@@ -13,6 +13,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/executor/internal/access"
 	"github.com/kilnhook/kiln/executor/internal/build"
 	"github.com/kilnhook/kiln/executor/internal/cache"
 	"github.com/kilnhook/kiln/executor/internal/registry"
@@ -31,64 +32,18 @@ func (s *session) env(name string) string {
 
 // newClient makes the registry client that the flags describe.
 func (s *session) newClient() (*registry.Client, error) {
-	c := s.c
-	keychain, err := registry.NewKeychain(registry.KeychainOptions{
-		Content: s.env("DOCKER_AUTH_CONFIG"), Files: s.credentialFiles(), HelperEnv: s.p.env, Log: s.log,
-	})
+	keys, err := s.keychain()
 	if err != nil {
 		return nil, err
 	}
-	maps, err := parseMaps(c.registryMaps)
-	if err != nil {
-		return nil, err
-	}
-	certs := map[string]registry.ClientCert{}
-	for host, v := range c.clientCertificates {
-		cert, key, _ := strings.Cut(v, ",")
-		certs[host] = registry.ClientCert{Cert: cert, Key: key}
-	}
-	return registry.New(registry.Options{
-		Insecure: c.insecure, InsecurePull: c.insecurePull, InsecureRegistries: c.insecureHosts,
-		SkipTLSVerify: c.skipTLS, SkipTLSVerifyPull: c.skipTLSPull, SkipTLSVerifyRegistries: c.skipTLSHosts,
-		Certificates: c.certificates, ClientCerts: certs, Maps: maps, Mirrors: c.mirrors,
-		SkipDefaultFallback: c.skipFallback, PushRetry: c.pushRetry, DownloadRetry: c.downloadRetry,
-		IgnoreImmutableTagErrors: c.ignoreImmutable, Keychain: keychain, UserAgent: userAgent(),
-		Proxy: http.ProxyFromEnvironment, Log: s.log,
-	})
+	return s.c.registry.Client(s.access(), keys)
 }
 
-// credentialFiles are the places of registry credentials, kaniko's first.
-func (s *session) credentialFiles() []string {
-	var files []string
-	if dir := s.env("DOCKER_CONFIG"); dir != "" {
-		files = append(files, dir)
-	}
-	files = append(files, filepath.Join(s.c.kanikoDir, ".docker"))
-	if home := s.env("HOME"); home != "" {
-		files = append(files, filepath.Join(home, ".docker"))
-	}
-	if f := s.env("REGISTRY_AUTH_FILE"); f != "" {
-		files = append(files, f)
-	}
-	return files
-}
+func (s *session) keychain() (*registry.Keychain, error) { return s.c.registry.Keychain(s.access()) }
 
-// parseMaps reads "a=b;c=d" values of --registry-map.
-func parseMaps(values []string) (map[string][]string, error) {
-	out := map[string][]string{}
-	for _, v := range values {
-		for pair := range strings.SplitSeq(v, ";") {
-			if pair = strings.TrimSpace(pair); pair == "" {
-				continue
-			}
-			from, to, ok := strings.Cut(pair, "=")
-			if !ok || from == "" || to == "" {
-				return nil, fmt.Errorf("--registry-map %q: want host=other", pair)
-			}
-			out[from] = append(out[from], to)
-		}
-	}
-	return out, nil
+// access is what this process gives to those who reach registries.
+func (s *session) access() access.Process {
+	return access.Process{Lookup: s.p.lookup, Env: s.p.env, Now: s.p.now, UserAgent: userAgent(), Log: s.log, Local: s.baseCache()}
 }
 
 // preparePush returns nil if nothing is to be pushed.
@@ -112,6 +67,7 @@ func (s *session) sourceOptions(dir string) (source.Options, error) {
 		TempDir: dir, SubPath: s.c.subPath, Stdin: s.p.stdin, UserAgent: userAgent(),
 		GitPullMethod: s.env("GIT_PULL_METHOD"), GitToken: s.env("GIT_TOKEN"),
 		GitUsername: s.env("GIT_USERNAME"), GitPassword: s.env("GIT_PASSWORD"),
+		GitSkipLFS: isTrue(s.env("GIT_LFS_SKIP_SMUDGE")), GitKeepDir: s.keepGitDir(), SSH: s.ssh(),
 		Env: s.env, Now: s.p.now, Proxy: http.ProxyFromEnvironment, Log: s.log,
 	}
 	for _, kv := range s.c.git {
@@ -126,7 +82,9 @@ func (s *session) sourceOptions(dir string) (source.Options, error) {
 		case "single-branch": // one commit is all that is fetched
 			_, err = strconv.ParseBool(v)
 		case "depth":
-			_, err = strconv.ParseUint(v, 10, 31)
+			var n uint64
+			n, err = strconv.ParseUint(v, 10, 31)
+			opt.GitDepth = int(n)
 		case "recurse-submodules":
 			opt.GitSubmodules, err = strconv.ParseBool(v)
 		case "insecure-skip-tls":
@@ -139,6 +97,31 @@ func (s *session) sourceOptions(dir string) (source.Options, error) {
 		}
 	}
 	return opt, nil
+}
+
+func isTrue(s string) bool {
+	on, err := strconv.ParseBool(s)
+	return err == nil && on
+}
+
+// keepGitDir tells whether the build argument is set by which BuildKit leaves a
+// .git in a context from Git.
+func (s *session) keepGitDir() bool {
+	args, err := s.c.arguments(s.p.lookup)
+	return err == nil && isTrue(args["BUILDKIT_CONTEXT_KEEP_GIT_DIR"])
+}
+
+// ssh says how to log in to the Git servers of contexts.
+func (s *session) ssh() source.SSHOptions {
+	o := source.SSHOptions{Agent: s.env("SSH_AUTH_SOCK"), KnownHosts: []string{"/etc/ssh/ssh_known_hosts"}}
+	if files := s.env("SSH_KNOWN_HOSTS"); files != "" {
+		o.KnownHosts = filepath.SplitList(files)
+	}
+	if home := s.env("HOME"); home != "" {
+		o.Dirs = append(o.Dirs, filepath.Join(home, ".ssh"))
+	}
+	o.Dirs = append(o.Dirs, filepath.Join(s.c.registry.KanikoDir, ".ssh"))
+	return o
 }
 
 // fetchURL gets what an ADD names.
@@ -226,15 +209,20 @@ func (s *session) newCache(client *registry.Client) (build.Cache, error) {
 	return c, err
 }
 
+// cacheRepo is where the layer cache is: a repository or oci:DIR.
+func (s *session) cacheRepo() string {
+	if s.c.cacheRepo != "" {
+		return s.c.cacheRepo
+	}
+	repo, _ := splitDestination(s.c.destinations[0])
+	return repo + "/cache"
+}
+
 func (s *session) openCache(client *registry.Client) (build.Cache, error) {
 	opt := cache.Options{TTL: s.c.cacheTTL, Now: s.p.now, Log: s.log}
-	repo := s.c.cacheRepo
+	repo := s.cacheRepo()
 	if dir, ok := strings.CutPrefix(repo, "oci:"); ok {
 		return cache.NewDir(dir, opt), nil
-	}
-	if repo == "" {
-		repo, _ = splitDestination(s.c.destinations[0])
-		repo += "/cache"
 	}
 	name, reach, err := client.Repository(repo)
 	if err != nil {

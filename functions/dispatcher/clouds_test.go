@@ -15,6 +15,9 @@ import (
 	"cloud.google.com/go/pubsub/v2/apiv1/pubsubpb"
 	"cloud.google.com/go/pubsub/v2/pstest"
 	"cloud.google.com/go/storage"
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"google.golang.org/api/option"
 
 	"github.com/kilnhook/kiln/e2e/servers"
@@ -204,5 +207,43 @@ func TestOIDC(t *testing.T) {
 		if resp.StatusCode != http.StatusUnauthorized {
 			t.Errorf("token %q: %d", token, resp.StatusCode)
 		}
+	}
+}
+
+// The ledger may be in a bucket of S3, of which the environment tells as Amazon's
+// tools want it.
+func TestS3Ledger(t *testing.T) {
+	host, digest := image(t)
+	executor, _ := fakeExecutor(t, digest)
+	server := servers.Versity(t, servers.VersityOptions{})
+	t.Setenv("AWS_ACCESS_KEY_ID", server.AccessKey)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", server.SecretKey)
+	t.Setenv("AWS_REGION", server.Region)
+	client := s3.New(s3.Options{
+		BaseEndpoint: &server.URL, UsePathStyle: true, Region: server.Region,
+		Credentials: credentials.NewStaticCredentialsProvider(server.AccessKey, server.SecretKey, ""),
+	})
+	if _, err := client.CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: aws.String("ledger")}); err != nil {
+		t.Fatal(err)
+	}
+	triggers := write(t, "name: app\non: {git: {repo: github.com/acme/shop}}\npush: {image: "+host+"/app, tags: [main]}\n")
+	env := append(os.Environ(), "KILN_GITHUB_SECRET=s3cr3t", "S3_ENDPOINT="+server.URL, "S3_FORCE_PATH_STYLE=true")
+	url, _ := start(t, env, "--data", t.TempDir(), "--triggers", triggers, "--executor", executor, "--ledger", "s3://ledger/kiln")
+	status, text := post(t, url, "s3cr3t")
+	if status != http.StatusAccepted {
+		t.Fatalf("%d %s", status, text)
+	}
+	key := "kiln/builds/" + buildID(t, text) + "/emitted.json"
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		_, err := client.HeadObject(t.Context(), &s3.HeadObjectInput{Bucket: aws.String("ledger"), Key: &key})
+		if err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: %v", key, err)
+		}
+	}
+	if status, again := post(t, url, "s3cr3t"); status != http.StatusAccepted || !strings.Contains(again, `"duplicate"`) {
+		t.Errorf("again: %d %s", status, again)
 	}
 }

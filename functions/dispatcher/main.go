@@ -1,5 +1,6 @@
 // Command dispatcher receives changes over HTTP, builds them with executors
-// that it runs as child processes, and posts what became of them to a sink.
+// that it runs as child processes or as Jobs of Kubernetes, and tells a sink what
+// became of them.
 //
 // It is the dispatcher without the rest of the one-machine stack: no bucket, no
 // git server, no registry and no page of its own. Everything it must remember
@@ -82,6 +83,8 @@ type config struct {
 	clouds                        clouds
 	reports                       report.Config
 	traces                        bool
+	cluster                       cluster
+	kubeconfig                    string
 	executor                      []string
 	executorFlags                 []string
 	executorEnv                   []string
@@ -93,8 +96,8 @@ type config struct {
 	log                           *slog.Logger
 }
 
-const usage = `dispatcher receives changes over HTTP, builds them with child processes, and
-posts what became of them to a sink.
+const usage = `dispatcher receives changes over HTTP, builds them with executors, as child
+processes or on a cluster, and tells a sink what became of them.
 
   POST /hooks/github     webhooks of GitHub, signed with the secret
   POST /hooks/gitlab     hooks of GitLab, with its signing token or secret token
@@ -113,8 +116,9 @@ posts what became of them to a sink.
   GET  /healthz          200 while it works
   GET  /metrics          figures in the form of Prometheus
 
-A ledger in a bucket is, like one in a directory, of one dispatcher at a time: its
-builds are child processes that another cannot see.
+With --launcher=process a ledger is of one dispatcher at a time, also one in a
+bucket: its builds are child processes that another cannot see. On a cluster there
+may be several dispatchers on one ledger in a bucket.
 
 Usage:
   dispatcher --triggers kiln.yaml --data DIR [flags]
@@ -128,6 +132,7 @@ type flags struct {
 	secrets                                                      serving.SecretFiles
 	executorFlags, insecure                                      list
 	cloud                                                        cloudFlags
+	cluster                                                      clusterFlags
 }
 
 // cloudFlags are those about services of a cloud.
@@ -166,7 +171,7 @@ func (l *list) Set(v string) error {
 
 // configure reads flags, environment and the files they name.
 func configure(p process) (config, error) {
-	cfg := config{now: p.now, executorEnv: executorEnv(p)}
+	cfg := config{now: p.now, executorEnv: executorEnv(p), kubeconfig: p.getenv("KUBECONFIG")}
 	var f flags
 	fs := flag.NewFlagSet("dispatcher", flag.ContinueOnError)
 	fs.SetOutput(p.stderr)
@@ -203,6 +208,7 @@ func configure(p process) (config, error) {
 	fs.DurationVar(&cfg.timeout, "timeout", time.Hour, "of a build whose trigger has none")
 	fs.DurationVar(&cfg.sweep, "sweep", time.Minute, "how often to look for what was left undone")
 	f.cloud.define(fs, p)
+	f.cluster.define(fs, p)
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	if err := fs.Parse(p.args); err != nil {
 		return config{}, err
@@ -230,14 +236,19 @@ func (f flags) apply(p process, cfg *config) error {
 	if cfg.sweep <= 0 || cfg.timeout <= 0 || cfg.parallel <= 0 || cfg.maxQueued <= 0 || cfg.maxTenantQueued <= 0 {
 		return errors.New("--sweep, --timeout, --max-parallel, --max-queued and --max-queued-per-tenant must be positive")
 	}
-	program, err := exec.LookPath(f.executor)
-	if err != nil {
-		return fmt.Errorf("find the executor; name it with --executor: %w", err)
+	if err := f.cluster.apply(p, cfg); err != nil {
+		return err
 	}
-	if program, err = filepath.Abs(program); err != nil {
-		return fmt.Errorf("find the executor: %w", err)
+	if cfg.cluster.launcher == launchProcess {
+		program, err := exec.LookPath(f.executor)
+		if err != nil {
+			return fmt.Errorf("find the executor; name it with --executor: %w", err)
+		}
+		if program, err = filepath.Abs(program); err != nil {
+			return fmt.Errorf("find the executor: %w", err)
+		}
+		cfg.executor = []string{program}
 	}
-	cfg.executor = []string{program}
 	data, err := os.ReadFile(f.triggers)
 	if err != nil {
 		return fmt.Errorf("read triggers; name the file with --triggers: %w", err)

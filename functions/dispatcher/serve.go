@@ -40,7 +40,11 @@ type service struct {
 	metrics    *observe.Metrics
 	traces     *serving.Traces
 	topic      *buspubsub.Publisher // nil unless they go to Pub/Sub
-	launcher   *launch.Launcher
+	launcher   dispatch.Launcher
+	local      *launch.Launcher                                         // the launcher of child processes; nil on a cluster
+	follow     func(ctx context.Context) error                          // follows builds to their end
+	elect      func(context.Context, func(context.Context) error) error // nil: this process alone follows and sweeps
+	results    http.Handler                                             // where executors put results; nil: nowhere
 	dispatcher *dispatch.Dispatcher
 	pulls      []puller
 	closers    []io.Closer // of pulls
@@ -93,13 +97,7 @@ func (s *service) openBuilds(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.launcher, err = launch.Open(launch.Config{
-		Dir: filepath.Join(s.cfg.data, "builds"), Executor: s.cfg.executor, Env: s.cfg.executorEnv,
-		Parallel: s.cfg.parallel, MaxQueued: s.cfg.maxQueued, MaxTenantQueued: s.cfg.maxTenantQueued, Capacity: serving.Capacity(s.cfg.data),
-		Timeout: s.cfg.timeout, Finish: finisher.Finish, Started: s.started, Flags: s.flags,
-		Now: s.cfg.now, Log: s.cfg.log,
-	})
-	if err != nil {
+	if err := s.openLauncher(finisher); err != nil {
 		return err
 	}
 	var identity func(context.Context, http.Header) error
@@ -110,8 +108,12 @@ func (s *service) openBuilds(ctx context.Context) error {
 		}
 		identity = verifier.Verify
 	}
-	s.metrics = observe.NewMetrics("dispatcher", s.launcher.Load)
-	if s.traces, err = serving.OpenTraces(ctx, s.bus, s.ledger, s.launcher, s.cfg.traces, s.cfg.log); err != nil {
+	load := func() (queued, running int) { return 0, 0 } // the cluster's own metrics tell of Jobs
+	if s.local != nil {
+		load = s.local.Load
+	}
+	s.metrics = observe.NewMetrics("dispatcher", load)
+	if s.traces, err = serving.OpenTraces(ctx, s.bus, s.ledger, s.local, s.cfg.traces, s.cfg.log); err != nil {
 		return err
 	}
 	if s.reports, err = serving.OpenReports(s.bus, s.ledger, s.cfg.reports, s.cfg.triggers, s.cfg.now, s.cfg.log); err != nil {
@@ -119,7 +121,7 @@ func (s *service) openBuilds(ctx context.Context) error {
 	}
 	s.repositories = gitremote.New(gitremote.Config{Dir: filepath.Join(s.cfg.data, "mirrors"), Env: s.cfg.executorEnv})
 	s.dispatcher, err = dispatch.New(dispatch.Config{
-		Ledger: s.ledger, Triggers: s.cfg.triggers, Launcher: serving.Launcher{L: s.launcher}, Publish: s.publish,
+		Ledger: s.ledger, Triggers: s.cfg.triggers, Launcher: s.launcher, Publish: s.publish,
 		Install: s.cfg.install, ResolveRef: s.resolveRef, Repositories: s.repositories, Finisher: finisher,
 		GitHubSecrets: s.cfg.secrets.GitHub, GitLabSecrets: s.cfg.secrets.GitLab,
 		GiteaSecrets: s.cfg.secrets.Gitea, Bitbucket: s.cfg.secrets.Bitbucket, Tokens: s.cfg.secrets.Tokens, Identity: identity,
@@ -213,7 +215,6 @@ func (s *service) serve(ctx context.Context, ready func(string)) error {
 	}
 	group, running := errgroup.WithContext(ctx)
 	group.Go(func() error { return serving.HTTP(running, l, s.handler(), s.cfg.log) })
-	group.Go(func() error { return s.launcher.Run(running) })
 	if s.webhooks != nil {
 		group.Go(func() error { return s.webhooks.Run(running) })
 	}
@@ -222,7 +223,7 @@ func (s *service) serve(ctx context.Context, ready func(string)) error {
 	for _, pull := range s.pulls {
 		group.Go(func() error { return pull(running) })
 	}
-	group.Go(func() error { return serving.Every(running, s.cfg.sweep, "sweep", s.cfg.log, s.sweep) })
+	group.Go(func() error { return s.lead(running) })
 	err = group.Wait()
 	if ctx.Err() != nil {
 		err = nil // it was asked to end
@@ -237,6 +238,20 @@ func (s *service) sweep(ctx context.Context) error {
 	return err
 }
 
+// lead follows builds and sweeps, if no other dispatcher does.
+func (s *service) lead(ctx context.Context) error {
+	work := func(ctx context.Context) error {
+		group, running := errgroup.WithContext(ctx)
+		group.Go(func() error { return s.follow(running) })
+		group.Go(func() error { return serving.Every(running, s.cfg.sweep, "sweep", s.cfg.log, s.sweep) })
+		return group.Wait()
+	}
+	if s.elect == nil {
+		return work(ctx)
+	}
+	return s.elect(ctx, work)
+}
+
 // handler is all doors.
 func (s *service) handler() http.Handler {
 	mux := http.NewServeMux()
@@ -245,6 +260,9 @@ func (s *service) handler() http.Handler {
 	mux.Handle("/hooks/", doors)
 	mux.Handle(dispatch.DoorEvents, doors)
 	mux.Handle(dispatch.APIPrefix, doors)
+	if s.results != nil {
+		mux.Handle(finish.GatewayPath, s.results)
+	}
 	if s.bus != nil {
 		mux.Handle("GET /events", s.guarded(s.bus.SSEHandler()))
 	}

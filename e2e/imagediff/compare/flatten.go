@@ -58,13 +58,18 @@ func (f *Flattener) Flatten(ctx context.Context, img v1.Image) (*Tree, error) {
 
 // start returns a tree of as many of the lowest layers as are known.
 func (f *Flattener) start(blobs, ids []v1.Hash) *Tree {
-	best := &Tree{root: directory(0)}
+	none := &Tree{root: directory(0)}
+	best := none
 	for _, t := range f.known {
 		if len(t.blobs) > len(best.blobs) && hasPrefix(blobs, t.blobs) && hasPrefix(ids, t.ids) {
 			best = t
 		}
 	}
-	return best.clone()
+	t := best.clone()
+	if best != none {
+		t.base = best
+	}
+	return t
 }
 
 func hasPrefix(all, prefix []v1.Hash) bool {

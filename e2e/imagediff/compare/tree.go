@@ -18,6 +18,7 @@ import (
 // Tree is what a container of an image sees: its layers applied in order.
 type Tree struct {
 	root   *node
+	base   *Tree              // the known image that it was started from; nil if none
 	layers []map[string]*File // what each layer brought, by absolute path; no directories, no whiteouts
 	blobs  []v1.Hash          // digests of the layers
 	ids    []v1.Hash          // diff ids of the layers

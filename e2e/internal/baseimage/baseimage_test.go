@@ -2,6 +2,7 @@ package baseimage
 
 import (
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/kilnhook/kiln/e2e/imagediff/compare"
@@ -32,5 +33,25 @@ func TestImages(t *testing.T) {
 	}
 	if len(diffs) < 30 {
 		t.Errorf("only %d differences: %v", len(diffs), diffs)
+	}
+}
+
+// TestBusybox proves that the image of this machine's architecture differs from
+// the other one in what it says of it only.
+func TestBusybox(t *testing.T) {
+	_, images, err := Busybox(t.Context(), need.Command(t, "busybox"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	diffs, err := compare.Images(t.Context(), images[0], images[1], compare.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, d := range diffs {
+		got = append(got, d.Part+" "+d.Where+" "+d.Field)
+	}
+	if want := []string{"config architecture ", "tree /etc/arch sha256"}; !slices.Equal(got, want) {
+		t.Errorf("differences in %q, want %q", got, want)
 	}
 }

@@ -103,3 +103,16 @@ func Push(ctx context.Context, img v1.Image, ref string) (v1.Hash, error) {
 	}
 	return img.Digest()
 }
+
+// PushIndex writes all images of an index to a registry that speaks HTTP. ref is
+// "HOST/REPOSITORY:TAG".
+func PushIndex(ctx context.Context, index v1.ImageIndex, ref string) error {
+	to, err := name.ParseReference(ref, name.Insecure)
+	if err != nil {
+		return err
+	}
+	if err := remote.WriteIndex(to, index, remote.WithContext(ctx)); err != nil {
+		return fmt.Errorf("push %s: %w", ref, err)
+	}
+	return nil
+}

@@ -110,19 +110,37 @@ type Request struct {
 	Args       map[string]string // build arguments
 	Labels     map[string]string // added to the image
 	Secrets    map[string]string // files of secrets by id
+	SSH        map[string]string // sockets of ssh agents by id
+	Platform   string            // "os/arch"; this machine's if empty
+	Contexts   map[string]string // named contexts: an absolute directory, or what BuildKit takes
+	Layouts    map[string]string // named contexts that are OCI image layouts with one image: directories
 	Cached     bool              // use what earlier builds left in the cache
 }
 
-// Build builds a context directory, pushes the image and returns its digest.
-// The error of a failed build quotes BuildKit's last lines.
-func (d *Daemon) Build(ctx context.Context, r Request) (digest string, err error) {
+// Built is what became of a Request.
+type Built struct {
+	Digest   string   // of the image
+	Warnings []string // "Dockerfile:3: Rule: message"
+}
+
+// Build builds a context directory and pushes the image. The error of a failed
+// build quotes BuildKit's last lines.
+func (d *Daemon) Build(ctx context.Context, r Request) (b Built, err error) {
 	f, err := os.CreateTemp(d.options.Dir, "metadata-*.json")
 	if err != nil {
-		return "", fmt.Errorf("build %s: %w", r.Ref, err)
+		return Built{}, fmt.Errorf("build %s: %w", r.Ref, err)
 	}
 	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
-	if _, err := d.client(ctx, append(r.arguments(), "--metadata-file", f.Name())...); err != nil {
-		return "", fmt.Errorf("build %s with BuildKit: %w", r.Ref, err)
+	args, err := r.layouts()
+	if err != nil {
+		return Built{}, fmt.Errorf("build %s: %w", r.Ref, err)
+	}
+	said := new(status)
+	args = slices.Concat([]string{"--addr", d.address}, r.arguments(), args, []string{"--metadata-file", f.Name()})
+	cmd := exec.CommandContext(ctx, d.options.Binaries.Client, args...)
+	cmd.Stdout, cmd.Stderr = said, said
+	if err := cmd.Run(); err != nil {
+		return Built{}, said.failure(r.Ref, err)
 	}
 	var metadata struct {
 		Digest string `json:"containerimage.digest"`
@@ -133,9 +151,9 @@ func (d *Daemon) Build(ctx context.Context, r Request) (digest string, err error
 		err = json.Unmarshal(content, &metadata)
 	}
 	if err != nil {
-		return "", fmt.Errorf("read what BuildKit says of %s: %w", r.Ref, err)
+		return Built{}, fmt.Errorf("read what BuildKit says of %s: %w", r.Ref, err)
 	}
-	return metadata.Digest, nil
+	return Built{metadata.Digest, said.warnings}, nil
 }
 
 func (r Request) arguments() []string {
@@ -145,7 +163,7 @@ func (r Request) arguments() []string {
 	}
 	full := filepath.Join(r.Context, dockerfile)
 	args := []string{
-		"build", "--progress=plain", "--frontend=dockerfile.v0",
+		"build", "--progress=rawjson", "--frontend=dockerfile.v0",
 		"--local", "context=" + r.Context, "--local", "dockerfile=" + filepath.Dir(full),
 		"--opt", "filename=" + filepath.Base(full),
 		"--output", "type=image,push=true,registry.insecure=true,name=" + r.Ref,
@@ -161,6 +179,20 @@ func (r Request) arguments() []string {
 	}
 	for _, k := range slices.Sorted(maps.Keys(r.Secrets)) {
 		args = append(args, "--secret", "id="+k+",src="+r.Secrets[k])
+	}
+	for _, k := range slices.Sorted(maps.Keys(r.SSH)) {
+		args = append(args, "--ssh", k+"="+r.SSH[k])
+	}
+	if r.Platform != "" {
+		args = append(args, "--opt", "platform="+r.Platform)
+	}
+	for _, k := range slices.Sorted(maps.Keys(r.Contexts)) {
+		where := r.Contexts[k]
+		if filepath.IsAbs(where) {
+			args = append(args, "--local", k+"="+where)
+			where = "local:" + k
+		}
+		args = append(args, "--opt", "context:"+k+"="+where)
 	}
 	if !r.Cached {
 		args = append(args, "--no-cache")
@@ -186,4 +218,33 @@ func removeAll(dir string) error {
 		errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
 	}
 	return errors.Join(errs...)
+}
+
+// layouts are the arguments for named contexts that are image layouts.
+func (r Request) layouts() ([]string, error) {
+	var args []string
+	for _, k := range slices.Sorted(maps.Keys(r.Layouts)) {
+		digest, err := layoutDigest(r.Layouts[k])
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, "--oci-layout", k+"="+r.Layouts[k], "--opt", "context:"+k+"=oci-layout://"+k+"@"+digest)
+	}
+	return args, nil
+}
+
+// layoutDigest returns the digest of the only image of an OCI image layout.
+func layoutDigest(dir string) (string, error) {
+	raw, err := os.ReadFile(filepath.Join(dir, "index.json"))
+	if err != nil {
+		return "", err
+	}
+	var index struct{ Manifests []struct{ Digest string } }
+	if err := json.Unmarshal(raw, &index); err != nil {
+		return "", fmt.Errorf("parse %s/index.json: %w", dir, err)
+	}
+	if len(index.Manifests) != 1 {
+		return "", fmt.Errorf("%s/index.json has %d images, not one", dir, len(index.Manifests))
+	}
+	return index.Manifests[0].Digest, nil
 }

@@ -63,11 +63,11 @@ func TestBuild(t *testing.T) {
 	build := func(tag, who string) string {
 		t.Helper()
 		ref := host + "/app:" + tag
-		digest, err := daemon.Build(t.Context(), Request{Context: "testdata/context", Ref: ref, Args: map[string]string{"WHO": who}})
+		built, err := daemon.Build(t.Context(), Request{Context: "testdata/context", Ref: ref, Args: map[string]string{"WHO": who}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		return host + "/app@" + digest
+		return host + "/app@" + built.Digest
 	}
 	one, two, other := build("one", "me"), build("two", "me"), build("other", "you")
 	if diffs := difference(t, one, two); len(diffs) != 0 {
@@ -84,6 +84,13 @@ func TestBuild(t *testing.T) {
 	_, err := daemon.Build(t.Context(), Request{Context: broken, Ref: host + "/app:broken"})
 	if err == nil || !strings.Contains(err.Error(), "exit code: 3") {
 		t.Errorf("failing RUN: %v", err)
+	}
+	if err := os.WriteFile(broken+"/Dockerfile", []byte("FROM scratch\nMAINTAINER me\nENV A=1\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	built, err := daemon.Build(t.Context(), Request{Context: broken, Ref: host + "/app:dated"})
+	if err != nil || len(built.Warnings) != 1 || !strings.HasPrefix(built.Warnings[0], "Dockerfile:2: MaintainerDeprecated: ") {
+		t.Errorf("warnings of MAINTAINER: %q, %v", built.Warnings, err)
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -30,25 +31,36 @@ type Workspace interface {
 	Image(ctx context.Context, img workspace.Image) (rootfs.FS, error)
 }
 
+// Outlines make the roots of stages of which only names and metadata are
+// needed: nothing runs there, and nobody copies from them.
+type Outlines interface {
+	Begin(ctx context.Context, g workspace.Ground) (workspace.Root, error)
+}
+
 // Cache remembers layers. It may forget.
 type Cache interface {
 	Get(ctx context.Context, k cache.Key) (e cache.Entry, reason string, err error)
+	Probe(ctx context.Context, keys []cache.Key) map[cache.Key]cache.Entry
 	Put(ctx context.Context, k cache.Key, l v1.Layer, meta cache.Meta) error
 }
 
 // Options are what a build needs besides its plan.
 type Options struct {
 	Workspace Workspace
+	Outlines  Outlines // nil: every root is one of Workspace
 	Mounts    Mounts
-	Context   rootfs.FS          // the build context; nil if there is none
-	Ignore    *dockerfile.Ignore // what of it cannot be copied
-	Contexts  map[string]Files   // those that the plan names
+	// Parallel is how many stages are built at once; 0: one after another.
+	Parallel int
+	Context  rootfs.FS          // the build context; nil if there is none
+	Ignore   *dockerfile.Ignore // what of it cannot be copied
+	Contexts map[string]Files   // those that the plan names
 	// Image returns an image that the plan names.
 	Image func(ctx context.Context, digest v1.Hash) (v1.Image, error)
 	// Spool is the directory for layers that are being made.
 	Spool string
 	// Upload, if set, is given every layer of the result as soon as there is
-	// one, also while it is still being written. It is called concurrently.
+	// one, also while it is still being written. It is called concurrently,
+	// and for some layers more than once.
 	Upload func(ctx context.Context, l v1.Layer) error
 	Cache  Cache // nil: nothing is cached
 	// CacheCopies says that COPY and ADD are cached as well as RUN.
@@ -72,6 +84,9 @@ type Options struct {
 	ExcludeName string
 	// SingleLayer makes one layer of all the steps of the last stage.
 	SingleLayer bool
+	// Materialize leaves the workspace with the root of the last stage, also if
+	// the cache had everything.
+	Materialize bool
 }
 
 // Files are a context: files to copy, without owners.
@@ -113,9 +128,13 @@ func Build(ctx context.Context, p *plan.Plan, opt Options) (Result, error) {
 		return Result{}, errors.New("the plan has no stages")
 	}
 	group, gctx := errgroup.WithContext(ctx)
-	b := &builder{Options: opt, plan: p, stages: make([]*stage, len(p.Stages)), work: group, writing: make(chan struct{}, maxWriting)}
-	b.uses = usesOf(p)
-	err := b.run(gctx)
+	b := &builder{
+		Options: opt, plan: p, work: group, writing: make(chan struct{}, maxWriting),
+		images: map[v1.Hash]rootfs.FS{}, copies: map[string]string{}, made: map[cache.Key]v1.Layer{},
+	}
+	bctx, stop := context.WithCancelCause(gctx)
+	defer stop(nil)
+	err := b.run(bctx, stop)
 	// What runs in the background is waited for in any case, and its error
 	// is the first cause if it came first.
 	if werr := group.Wait(); werr != nil && (err == nil || errors.Is(err, context.Canceled)) {
@@ -137,67 +156,18 @@ const maxWriting = 2
 type builder struct {
 	Options
 	plan    *plan.Plan
-	uses    []use
 	stages  []*stage
 	work    *errgroup.Group
 	writing chan struct{}
-	images  map[v1.Hash]rootfs.FS
-	copies  map[string]string // paths of what was copied to be mounted
-	hits    int
-	misses  int
-}
 
-// use says what a stage is needed for.
-type use struct {
-	layers bool     // its layers are part of the result, or a later stage is built on it
-	copied []string // paths that later stages copy or mount from it
-	base   bool     // a later stage is built on it
-}
+	mu     sync.Mutex
+	images map[v1.Hash]rootfs.FS
+	copies map[string]string // paths of what was copied to be mounted
+	made   map[cache.Key]v1.Layer
+	hits   int
+	misses int
 
-func usesOf(p *plan.Plan) []use {
-	uses := make([]use, len(p.Stages))
-	uses[len(uses)-1].layers = true
-	for i := len(p.Stages) - 1; i >= 0; i-- {
-		s := p.Stages[i]
-		if s.Base.Stage != nil {
-			uses[*s.Base.Stage].layers = uses[*s.Base.Stage].layers || uses[i].layers
-			uses[*s.Base.Stage].base = true
-		}
-		for _, t := range s.Steps {
-			switch op := t.Op.(type) {
-			case plan.Copy:
-				if op.From.Stage != nil {
-					uses[*op.From.Stage].copied = append(uses[*op.From.Stage].copied, op.Reads()...)
-				}
-			case plan.Run:
-				for _, m := range op.Mounts {
-					if m.From.Stage != nil {
-						uses[*m.From.Stage].copied = append(uses[*m.From.Stage].copied, m.Source)
-					}
-				}
-			}
-		}
-	}
-	return uses
-}
-
-func (b *builder) run(ctx context.Context) error {
-	for i := range b.plan.Stages {
-		s, err := b.begin(ctx, i)
-		if err != nil {
-			return fmt.Errorf("stage %s: %w", b.stageName(i), err)
-		}
-		b.stages[i] = s
-		for _, t := range s.plan.Steps {
-			if err := s.step(ctx, t); err != nil {
-				return &dockerfile.Error{Pos: t.Pos, Text: t.Text, Err: err}
-			}
-		}
-		if err := s.finish(ctx); err != nil {
-			return fmt.Errorf("stage %s: %w", b.stageName(i), err)
-		}
-	}
-	return nil
+	copying sync.Mutex // while something is copied to be mounted
 }
 
 func (b *builder) stageName(i int) string {
@@ -209,7 +179,7 @@ func (b *builder) stageName(i int) string {
 
 func (b *builder) close() {
 	for _, s := range b.stages {
-		if s != nil && s.root != nil {
+		if s.root != nil {
 			_ = s.root.Close()
 		}
 	}

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-
 	"github.com/kilnhook/kiln/executor/internal/plan"
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
 	"github.com/kilnhook/kiln/executor/internal/sandbox"
@@ -51,6 +49,9 @@ func (b *builder) files(src plan.Source) Files {
 
 // from returns the tree that a COPY --from or a mount reads.
 func (s *stage) from(ctx context.Context, src plan.Source) (rootfs.FS, error) {
+	if src.IsScratch() {
+		return rootfs.NewMem(), nil
+	}
 	if src.Stage != nil {
 		v := s.stages[*src.Stage].view
 		if v == nil {
@@ -58,7 +59,10 @@ func (s *stage) from(ctx context.Context, src plan.Source) (rootfs.FS, error) {
 		}
 		return v, nil
 	}
-	if v, ok := s.images[src.Digest]; ok {
+	s.mu.Lock()
+	v, ok := s.images[src.Digest]
+	s.mu.Unlock()
+	if ok {
 		return v, nil
 	}
 	img, err := s.Image(ctx, src.Digest)
@@ -69,13 +73,11 @@ func (s *stage) from(ctx context.Context, src plan.Source) (rootfs.FS, error) {
 	if err != nil {
 		return nil, err
 	}
-	v, err := s.Workspace.Image(ctx, layers)
-	if err != nil {
+	if v, err = s.Workspace.Image(ctx, layers); err != nil {
 		return nil, err
 	}
-	if s.images == nil {
-		s.images = map[v1.Hash]rootfs.FS{}
-	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.images[src.Digest] = v
 	return v, nil
 }
@@ -92,7 +94,7 @@ func (s *stage) runProcess(ctx context.Context, tell *teller, op plan.Run, who s
 	err = s.root.Run(ctx, sandbox.Process{
 		Args: op.Args, Env: environment(op, who, given.env), Dir: op.Dir,
 		UID: who.UID, GID: who.GID, Groups: who.Groups,
-		Stdout: out, Stderr: diag, NoNetwork: op.Network == "none",
+		Stdout: out, Stderr: diag, NoNetwork: op.Network == "none", Hostname: op.Hostname,
 	}, given.mounts...)
 	out.end()
 	diag.end()
@@ -106,7 +108,7 @@ func (s *stage) runProcess(ctx context.Context, tell *teller, op plan.Run, who s
 
 // environment is what the process sees: the image's variables, proxies and
 // secrets, of which a later one replaces an earlier one of its name, and, if
-// none is it, the HOME of the user.
+// none is it or it is empty, the HOME of the user.
 func environment(op plan.Run, who step.Identity, secrets []string) []string {
 	at := map[string]int{}
 	var out []string
@@ -119,8 +121,11 @@ func environment(op plan.Run, who step.Identity, secrets []string) []string {
 		at[name] = len(out)
 		out = append(out, kv)
 	}
-	if _, ok := at["HOME"]; !ok {
+	switch i, ok := at["HOME"]; {
+	case !ok:
 		out = append(out, "HOME="+who.Home)
+	case out[i] == "HOME=":
+		out[i] += who.Home
 	}
 	return out
 }

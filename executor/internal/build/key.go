@@ -73,24 +73,30 @@ func stands(op plan.Op) bool {
 	return false
 }
 
-// lookUp moves the stage's key on and asks the cache for the step's layer.
-func (s *stage) lookUp(ctx context.Context, tell *teller, t plan.Step, d *done) (hit bool, err error) {
+// lookUp moves the stage's key on and asks the cache for the layer of the n-th
+// operation, unless that was done ahead.
+func (s *stage) lookUp(ctx context.Context, tell *teller, n int, d *done) (hit bool, err error) {
 	if s.Cache == nil {
 		return false, nil
 	}
-	if err := s.advance(t.Op); err != nil {
+	op := s.operations[n]
+	if n < len(s.ahead) {
+		s.key, s.layerKey = s.ahead[n].key, s.ahead[n].layerKey
+	} else if err := s.advance(op); err != nil {
 		return false, err
 	}
-	if !s.caches(t.Op) {
+	if !s.caches(op) {
 		return false, nil
 	}
-	e, reason, err := s.Cache.Get(ctx, s.layerKey)
+	e, err := s.ask(ctx, n)
 	if err != nil {
 		return false, err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if !e.Hit() {
 		s.misses++
-		tell.note("not in the cache: " + reason)
+		tell.note("not in the cache: " + e.Miss)
 		return false, nil
 	}
 	s.hits++
@@ -101,6 +107,31 @@ func (s *stage) lookUp(ctx context.Context, tell *teller, t plan.Step, d *done) 
 	s.pending = append(s.pending, e.Layer)
 	s.upload(ctx, e.Layer)
 	return true, nil
+}
+
+// ask returns what the cache has, or what another stage has made meanwhile.
+func (s *stage) ask(ctx context.Context, n int) (e cache.Entry, err error) {
+	if n < len(s.ahead) {
+		e = s.ahead[n].entry
+	} else if e, e.Miss, err = s.Cache.Get(ctx, s.layerKey); err != nil {
+		return e, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l := s.made[s.layerKey]; l != nil && !e.Hit() {
+		e = cache.Entry{Layer: l}
+	}
+	return e, nil
+}
+
+// noteMade remembers the layer that a step with a key was found to have.
+func (s *stage) noteMade(k cache.Key, op plan.Op, l v1.Layer) {
+	if op == nil || !s.caches(op) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.made[k] = l
 }
 
 // advance derives the key of the stage's state after op, from the key before

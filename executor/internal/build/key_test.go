@@ -131,12 +131,46 @@ func TestUses(t *testing.T) {
 		{Base: plan.Base{Stage: &one}, Steps: []plan.Step{{Op: plan.Copy{From: plan.Source{Stage: &zero}, Paths: []string{"c"}}},
 			{Op: plan.Run{Mounts: []plan.Mount{{Type: plan.MountBind, From: plan.Source{Stage: &zero}, Source: "d"}}}}}},
 	}}
-	got := usesOf(p)
-	if got[0].layers || got[0].base || strings.Join(got[0].copied, " ") != "c d a b" {
-		t.Errorf("stage 0 is used for %+v", got[0])
+	b := &builder{plan: p}
+	for i := range p.Stages {
+		b.stages = append(b.stages, b.newStage(i))
 	}
-	if !got[1].layers || !got[1].base || !got[2].layers || got[2].base {
-		t.Errorf("stages 1 and 2 are used for %+v and %+v", got[1], got[2])
+	b.fillUses()
+	got := b.stages
+	if u := got[0].use; u.layers || u.base || strings.Join(u.copied, " ") != "c d a b" {
+		t.Errorf("stage 0 is used for %+v", u)
+	}
+	if !got[1].use.layers || !got[1].use.base || !got[2].use.layers || got[2].use.base {
+		t.Errorf("stages 1 and 2 are used for %+v and %+v", got[1].use, got[2].use)
+	}
+	if got[0].onDisk(0) != true || got[1].onDisk(0) != true || got[1].onDisk(1) != true || got[2].onDisk(2) {
+		t.Error("files are needed where something runs, in the stages below, and where something is copied")
+	}
+}
+
+// What the cache has needs nothing.
+func TestUsesOfHits(t *testing.T) {
+	zero, one := 0, 1
+	p := &plan.Plan{Stages: []plan.Stage{
+		{Steps: []plan.Step{{Op: plan.Run{}}}},
+		{Base: plan.Base{Stage: &zero}, Steps: []plan.Step{{Op: plan.Run{}}, {Op: plan.Copy{Paths: []string{"x"}}}}},
+		{Steps: []plan.Step{{Op: plan.Copy{From: plan.Source{Stage: &one}, Paths: []string{"a"}}}, {Op: plan.Run{}}, {Op: plan.Copy{}}}},
+	}}
+	b := &builder{plan: p}
+	for i := range p.Stages {
+		b.stages = append(b.stages, b.newStage(i))
+	}
+	hit := foreseen{entry: cache.Entry{Empty: true}}
+	b.stages[2].ahead = []foreseen{hit, hit}
+	b.fillUses()
+	if b.stages[0].use.needed() || b.stages[1].use.needed() || !b.stages[2].use.needed() {
+		t.Errorf("stages are used for %+v, %+v, %+v", b.stages[0].use, b.stages[1].use, b.stages[2].use)
+	}
+	if b.stages[2].onDisk(0) {
+		t.Error("files are needed though the cache has what is run")
+	}
+	if len(b.stages[2].waitsFor()) != 0 {
+		t.Error("the last stage waits for what it does not need")
 	}
 }
 

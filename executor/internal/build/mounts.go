@@ -108,13 +108,10 @@ func (s *stage) secret(g *given, m plan.Mount, out *workspace.Mount) (*workspace
 	if !ok && m.Required {
 		return nil, fmt.Errorf("the secret %q was not given: use --secret id=%s,src=FILE", m.ID, m.ID)
 	}
-	if !ok {
-		return nil, nil
-	}
 	if m.Env != "" {
 		g.env = append(g.env, m.Env+"="+string(value))
 	}
-	if m.Target == "" {
+	if !ok || m.Target == "" {
 		return nil, nil
 	}
 	out.File = &sandbox.MemoryFile{Content: value, Mode: fs.FileMode(m.Mode), UID: m.UID, GID: m.GID}
@@ -123,10 +120,7 @@ func (s *stage) secret(g *given, m plan.Mount, out *workspace.Mount) (*workspace
 
 // source returns the tree that a mount reads from, and what to call it.
 func (s *stage) source(ctx context.Context, from plan.Source) (tree rootfs.FS, name string, err error) {
-	switch {
-	case from.IsScratch():
-		return rootfs.NewMem(), "scratch", nil
-	case !from.IsFiles():
+	if !from.IsFiles() {
 		tree, err := s.from(ctx, from)
 		return tree, from.String(), err
 	}
@@ -183,6 +177,8 @@ func (s *stage) bindSource(ctx context.Context, m plan.Mount) (string, error) {
 	if onDisk {
 		return filepath.Join(dir.Path(), name), nil
 	}
+	s.copying.Lock()
+	defer s.copying.Unlock()
 	key := m.From.String() + "\x00" + name
 	if path, ok := s.copies[key]; ok {
 		return path, nil
@@ -190,9 +186,6 @@ func (s *stage) bindSource(ctx context.Context, m plan.Mount) (string, error) {
 	path, err := s.copyOut(ctx, rootOwned{tree}, name)
 	if err != nil {
 		return "", err
-	}
-	if s.copies == nil {
-		s.copies = map[string]string{}
 	}
 	s.copies[key] = path
 	return path, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -21,21 +22,28 @@ import (
 // stage is a stage being built. Its root is made only when a step needs one.
 type stage struct {
 	*builder
-	index  int
-	plan   plan.Stage
-	use    use
-	parent *stage   // the stage it is built on
-	image  v1.Image // that the stage and its parents stand on; nil for scratch
+	index      int
+	plan       plan.Stage
+	operations []plan.Op
+	use        use
+	parent     *stage        // the stage it is built on
+	image      v1.Image      // that the stage and its parents stand on; nil for scratch
+	built      chan struct{} // closed when it is
 
-	root     workspace.Root
-	pending  []v1.Layer // that the cache had and the root does not
-	done     []done     // parents' steps included
-	key      cache.Key  // of everything up to the last step
-	layerKey cache.Key  // of the last step's layer
-	view     rootfs.FS  // to copy from, once finished
-	wrote    []string   // names in the layer of the last step, if it stands alone
-	owed     bool       // steps were done whose changes are in no layer yet
-	ops      int        // operations begun
+	ahead    []foreseen // of the first operations
+	foreseen bool       // ahead has them all
+
+	grounding sync.Mutex // while the root is made, or one that stands on it
+	root      workspace.Root
+	outline   bool       // root is one of Outlines
+	pending   []v1.Layer // that the cache had and the root does not
+	done      []done     // parents' steps included
+	key       cache.Key  // of everything up to the last step
+	layerKey  cache.Key  // of the last step's layer
+	view      rootfs.FS  // to copy from, once finished
+	wrote     []string   // names in the layer of the last step, if it stands alone
+	owed      bool       // steps were done whose changes are in no layer yet
+	ops       int        // operations begun
 }
 
 // done is a step that was carried out.
@@ -45,24 +53,41 @@ type done struct {
 	layer   v1.Layer // nil if it could not, or the layer holds other steps too
 }
 
-func (b *builder) begin(ctx context.Context, i int) (*stage, error) {
+// newStage returns the i-th stage of the plan, of which nothing is done.
+func (b *builder) newStage(i int) *stage {
 	p := b.plan.Stages[i]
-	s := &stage{builder: b, index: i, plan: p, use: b.uses[i]}
+	s := &stage{builder: b, index: i, plan: p, built: make(chan struct{})}
+	for _, t := range p.Steps {
+		if t.Op != nil {
+			s.operations = append(s.operations, t.Op)
+		}
+	}
 	if p.Base.Stage != nil {
 		s.parent = b.stages[*p.Base.Stage]
-		s.image, s.key = s.parent.image, s.parent.key
-		s.done = append(s.done, s.parent.done...)
-		return s, nil
+		return s
 	}
 	s.key = cache.NewKey([]byte("stage"), []byte(p.Base.Digest.String()), []byte(p.Platform.String()), s.layerForm())
-	if p.Base.Digest == (v1.Hash{}) {
-		return s, nil
+	return s
+}
+
+// begin takes over what the stage stands on.
+func (s *stage) begin(ctx context.Context) error {
+	if s.parent != nil {
+		s.image = s.parent.image
+		if len(s.ahead) == 0 {
+			s.key = s.parent.key
+		}
+		s.done = append(s.done, s.parent.done...)
+		return nil
+	}
+	if s.plan.Base.Digest == (v1.Hash{}) {
+		return nil
 	}
 	var err error
-	if s.image, err = b.Image(ctx, p.Base.Digest); err != nil {
-		return nil, err
+	if s.image, err = s.Image(ctx, s.plan.Base.Digest); err != nil {
+		return err
 	}
-	return s, s.uploadBase(ctx)
+	return s.uploadBase(ctx)
 }
 
 // uploadBase hands on the layers of the image that the result stands on.
@@ -101,9 +126,9 @@ func (s *stage) step(ctx context.Context, t plan.Step) error {
 	d.op = true
 	s.ops++
 	tell := s.teller(s.ops, t.Text, t.Pos)
-	hit, err := s.lookUp(ctx, tell, t, &d)
+	hit, err := s.lookUp(ctx, tell, s.ops-1, &d)
 	if err == nil && !hit {
-		err = s.ground(ctx)
+		err = s.ground(ctx, s.ops-1)
 	}
 	tell.started(phaseOf(t.Op))
 	if err == nil && !hit {
@@ -111,7 +136,11 @@ func (s *stage) step(ctx context.Context, t plan.Step) error {
 	}
 	d.history.Created = v1.Time{Time: s.created()}
 	s.done = append(s.done, d)
-	tell.ended(hit, err)
+	if err != nil && ctx.Err() != nil {
+		tell.ended(false, errStopped)
+	} else {
+		tell.ended(hit, err)
+	}
 	return err
 }
 
@@ -136,41 +165,88 @@ func (s *stage) carryOut(ctx context.Context, tell *teller, t plan.Step, d *done
 
 func (s *stage) isTarget() bool { return s.index == len(s.builder.plan.Stages)-1 }
 
-// ground makes the root and applies to it what the cache had.
-func (s *stage) ground(ctx context.Context) error {
+// ground makes the root for the operations from the n-th on, and applies to it
+// what the cache had.
+func (s *stage) ground(ctx context.Context, n int) error {
+	s.grounding.Lock()
+	defer s.grounding.Unlock()
 	if s.root == nil {
-		if err := s.makeRoot(ctx); err != nil {
+		if err := s.makeRoot(ctx, n); err != nil {
 			return err
 		}
 	}
 	for _, l := range s.pending {
-		if err := layer.Extract(ctx, s.root.FS(), l, layer.ApplyOptions{}, nil); err != nil {
-			return fmt.Errorf("apply cached layer: %w", err)
-		}
-		c, err := s.root.Commit(ctx)
-		if err != nil {
+		if err := s.root.Apply(ctx, l); err != nil {
 			return err
 		}
-		c.Release()
 	}
 	s.pending = nil
 	return nil
 }
 
-func (s *stage) makeRoot(ctx context.Context) error {
-	g, err := s.standOn(ctx)
+// onDisk tells whether files are needed, and not only what there are: by a
+// process of an operation from the n-th on, by one of a stage that is built on
+// this one, or by a stage that copies. Copies of what the build itself has put
+// where nothing was need no files.
+func (s *stage) onDisk(n int) bool {
+	if len(s.use.copied) > 0 && !s.ownContent() || s.Materialize && s.isTarget() {
+		return true
+	}
+	for i := n; i < len(s.operations); i++ {
+		if _, run := s.operations[i].(plan.Run); run && !s.foreseenHit(i) {
+			return true
+		}
+	}
+	for _, other := range s.stages[s.index+1:] {
+		if other.parent == s && other.use.needed() && other.onDisk(0) {
+			return true
+		}
+	}
+	return false
+}
+
+// ownContent tells whether all that the stage holds is put there by steps that
+// are carried out.
+func (s *stage) ownContent() bool {
+	if s.parent != nil || s.image != nil {
+		return false
+	}
+	for n := range s.ahead {
+		if s.foreseenHit(n) {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *stage) makeRoot(ctx context.Context, n int) error {
+	if s.parent != nil {
+		if err := s.parent.ground(ctx, len(s.parent.operations)); err != nil {
+			return err
+		}
+		// Others may stand on it too, and begin at the same time.
+		s.parent.grounding.Lock()
+		defer s.parent.grounding.Unlock()
+	}
+	g, err := s.standOn()
 	if err != nil {
 		return err
 	}
+	s.outline = s.Outlines != nil && (s.parent == nil || s.parent.outline) && !s.onDisk(n)
 	tell := s.teller(0, s.plan.Text, s.plan.Pos)
-	tell.started(progress.PhaseExtract)
-	s.root, err = s.Workspace.Begin(ctx, g)
+	if s.outline {
+		tell.started(progress.PhaseLoad)
+		s.root, err = s.Outlines.Begin(ctx, g)
+	} else {
+		tell.started(progress.PhaseExtract)
+		s.root, err = s.Workspace.Begin(ctx, g)
+	}
 	tell.ended(false, err)
 	return err
 }
 
 // standOn says what the stage starts from.
-func (s *stage) standOn(ctx context.Context) (workspace.Ground, error) {
+func (s *stage) standOn() (workspace.Ground, error) {
 	g := workspace.Ground{}
 	if s.image != nil {
 		img, err := imageOf(s.image)
@@ -181,9 +257,6 @@ func (s *stage) standOn(ctx context.Context) (workspace.Ground, error) {
 	}
 	if s.parent == nil {
 		return g, nil
-	}
-	if err := s.parent.ground(ctx); err != nil {
-		return g, err
 	}
 	g.Parent = s.parent.root
 	for _, d := range s.parent.done {
@@ -216,7 +289,7 @@ func (s *stage) commit(ctx context.Context, tell *teller, op plan.Op, d *done) e
 	}
 	s.owed = false
 	if op != nil && stands(op) {
-		c.Changes = alone(s.wrote)
+		c.Changes = alone(c.FS, s.wrote)
 	}
 	blob, err := layer.NewBlob(s.Spool, s.Compression)
 	if err != nil {
@@ -227,6 +300,7 @@ func (s *stage) commit(ctx context.Context, tell *teller, op plan.Op, d *done) e
 		defer c.Release()
 		return blob.Fill(ctx, c.FS, s.included(c.Changes), layer.WriteOptions{Learn: c.Learn, Clamp: s.Epoch})
 	}
+	s.noteMade(s.layerKey, op, blob)
 	s.upload(ctx, blob)
 	if !c.Stable || s.Cache != nil && unforeseen(op) {
 		tell.phase(progress.PhaseLayer)
@@ -253,12 +327,18 @@ func (s *stage) commit(ctx context.Context, tell *teller, op plan.Op, d *done) e
 // alone are the changes of a step whose layer depends on nothing that was there
 // before: all that it wrote, also where that was there already, and nothing that
 // had to go for it, since a layer's files take the place of what is in their way.
-func alone(wrote []string) []snapshot.Change {
+// What it wrote and then put something else in the place of is gone.
+func alone(fsys rootfs.FS, wrote []string) []snapshot.Change {
 	names := slices.Clone(wrote)
 	slices.SortFunc(names, snapshot.ComparePaths)
 	changes := make([]snapshot.Change, 0, len(names))
 	for _, n := range slices.Compact(names) {
-		changes = append(changes, snapshot.Change{Name: n})
+		if at, err := rootfs.ResolveParent(fsys, n); err != nil || at != n {
+			continue
+		}
+		if _, err := fsys.Lstat(n); err == nil {
+			changes = append(changes, snapshot.Change{Name: n})
+		}
 	}
 	return changes
 }
@@ -278,6 +358,11 @@ func (s *stage) finish(ctx context.Context) error {
 			return err
 		}
 	}
+	if s.Materialize && s.isTarget() {
+		if err := s.ground(ctx, len(s.operations)); err != nil {
+			return err
+		}
+	}
 	if len(s.use.copied) == 0 {
 		return nil
 	}
@@ -293,7 +378,7 @@ func (s *stage) finish(ctx context.Context) error {
 		s.view, err = s.Workspace.Image(ctx, img)
 		return err
 	}
-	if err := s.ground(ctx); err != nil {
+	if err := s.ground(ctx, len(s.operations)); err != nil {
 		return err
 	}
 	var err error

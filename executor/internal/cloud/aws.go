@@ -4,11 +4,9 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"encoding/xml"
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"os"
 	"strings"
 	"sync"
@@ -41,7 +39,7 @@ func (a *AWS) Region() (string, error) {
 	if r := cmp.Or(a.s.Env("AWS_REGION"), a.s.Env("AWS_DEFAULT_REGION")); r != "" {
 		return r, nil
 	}
-	p, err := a.profile()
+	p, err := a.profile(a.profileName())
 	return p.values["region"], err
 }
 
@@ -80,27 +78,6 @@ func (a *AWS) fromEnv(context.Context) (*AWSKey, error) {
 	return &AWSKey{ID: id, Secret: secret, Session: a.s.Env("AWS_SESSION_TOKEN"), From: "access key " + id + " of the environment"}, nil
 }
 
-func (a *AWS) fromProfile(ctx context.Context) (*AWSKey, error) {
-	p, err := a.profile()
-	if err != nil || !p.found {
-		return nil, err
-	}
-	v := p.values
-	switch {
-	case v["aws_access_key_id"] != "" && v["aws_secret_access_key"] != "" && v["role_arn"] == "":
-		id := v["aws_access_key_id"]
-		return &AWSKey{ID: id, Secret: v["aws_secret_access_key"], Session: v["aws_session_token"], From: "access key " + id + " of profile " + p.name}, nil
-	case v["role_arn"] != "" && v["web_identity_token_file"] != "":
-		return a.assumeRole(ctx, v["role_arn"], v["role_session_name"], v["web_identity_token_file"])
-	}
-	for _, unsupported := range []string{"role_arn", "credential_process", "sso_session", "sso_start_url"} {
-		if v[unsupported] != "" {
-			return nil, fmt.Errorf("profile %s uses %s, which is not supported: put an access key into the environment (aws configure export-credentials --format env)", p.name, unsupported)
-		}
-	}
-	return nil, nil
-}
-
 func (a *AWS) fromWebIdentity(ctx context.Context) (*AWSKey, error) {
 	file, role := a.s.Env("AWS_WEB_IDENTITY_TOKEN_FILE"), a.s.Env("AWS_ROLE_ARN")
 	if file == "" {
@@ -109,43 +86,7 @@ func (a *AWS) fromWebIdentity(ctx context.Context) (*AWSKey, error) {
 	if role == "" {
 		return nil, errors.New("AWS_WEB_IDENTITY_TOKEN_FILE is set but AWS_ROLE_ARN is not")
 	}
-	return a.assumeRole(ctx, role, a.s.Env("AWS_ROLE_SESSION_NAME"), file)
-}
-
-// assumeRole trades a web identity for a key of a role, at STS.
-func (a *AWS) assumeRole(ctx context.Context, role, session, file string) (*AWSKey, error) {
-	token, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("read web identity token: %w", err)
-	}
-	region, err := a.Region()
-	if err != nil {
-		return nil, err
-	}
-	endpoint := "https://sts.amazonaws.com"
-	if region != "" {
-		endpoint = "https://sts." + region + "." + AWSDomain(region)
-	}
-	endpoint = strings.TrimSuffix(cmp.Or(a.s.Env("AWS_ENDPOINT_URL_STS"), endpoint), "/") + "/"
-	form := url.Values{
-		"Action": {"AssumeRoleWithWebIdentity"}, "Version": {"2011-06-15"}, "RoleArn": {role},
-		"RoleSessionName": {cmp.Or(session, "kiln")}, "WebIdentityToken": {strings.TrimSpace(string(token))},
-	}
-	body, _, err := a.s.ask(ctx, a.s.public, postForm(endpoint, form))
-	if err != nil {
-		return nil, fmt.Errorf("assume role %s with the web identity in %s: %w", role, file, err)
-	}
-	var out struct {
-		Credentials struct {
-			AccessKeyId, SecretAccessKey, SessionToken string // as STS spells it
-			Expiration                                 time.Time
-		} `xml:"AssumeRoleWithWebIdentityResult>Credentials"`
-	}
-	if err := xml.Unmarshal(body, &out); err != nil || out.Credentials.AccessKeyId == "" {
-		return nil, fmt.Errorf("assume role %s: the answer of STS holds no key", role)
-	}
-	c := out.Credentials
-	return &AWSKey{ID: c.AccessKeyId, Secret: c.SecretAccessKey, Session: c.SessionToken, Expires: c.Expiration, From: "role " + role + " (web identity)"}, nil
+	return a.assumeWithWebIdentity(ctx, role, a.s.Env("AWS_ROLE_SESSION_NAME"), file)
 }
 
 // AWSDomain is the domain of a region's endpoints.

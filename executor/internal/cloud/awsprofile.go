@@ -20,37 +20,55 @@ type profile struct {
 	values map[string]string
 }
 
-// profile reads the profile of AWS_PROFILE, or default, from both files. The
+// profileName is the profile that the environment asks for; "" if it asks for
+// none, which means default.
+func (a *AWS) profileName() string {
+	return cmp.Or(a.s.Env("AWS_PROFILE"), a.s.Env("AWS_DEFAULT_PROFILE"))
+}
+
+// profile reads a profile, "" for the default one, from both files. The
 // credentials file wins. A profile that is named must be there.
-func (a *AWS) profile() (profile, error) {
-	named := cmp.Or(a.s.Env("AWS_PROFILE"), a.s.Env("AWS_DEFAULT_PROFILE"))
+func (a *AWS) profile(named string) (profile, error) {
 	p := profile{name: cmp.Or(named, "default"), values: map[string]string{}}
-	dir := filepath.Join(a.s.Env("HOME"), ".aws")
 	section := "profile " + p.name
 	if p.name == "default" {
 		section = "default"
 	}
-	for _, f := range []struct{ path, section string }{
-		{cmp.Or(a.s.Env("AWS_CONFIG_FILE"), filepath.Join(dir, "config")), section},
-		{cmp.Or(a.s.Env("AWS_SHARED_CREDENTIALS_FILE"), filepath.Join(dir, "credentials")), p.name},
-	} {
-		raw, err := os.ReadFile(f.path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
+	config, credentials := a.sharedFiles()
+	for _, f := range []struct{ path, section string }{{config, section}, {credentials, p.name}} {
+		values, ok, err := iniSection(f.path, f.section)
 		if err != nil {
-			return p, fmt.Errorf("read AWS profile: %w", err)
+			return p, err
 		}
-		values, ok := iniSections(raw)[f.section]
 		if ok {
 			p.found = true
 			maps.Copy(p.values, values)
 		}
 	}
 	if named != "" && !p.found {
-		return p, fmt.Errorf("AWS profile %q (AWS_PROFILE) is neither in the config nor in the credentials file", named)
+		return p, fmt.Errorf("AWS profile %q (AWS_PROFILE, or a source_profile) is neither in the config nor in the credentials file", named)
 	}
 	return p, nil
+}
+
+// sharedFiles are the paths of the files that AWS's tools share.
+func (a *AWS) sharedFiles() (config, credentials string) {
+	dir := filepath.Join(a.s.Env("HOME"), ".aws")
+	return cmp.Or(a.s.Env("AWS_CONFIG_FILE"), filepath.Join(dir, "config")),
+		cmp.Or(a.s.Env("AWS_SHARED_CREDENTIALS_FILE"), filepath.Join(dir, "credentials"))
+}
+
+// iniSection reads one section of a file, which need not be there.
+func iniSection(path, section string) (map[string]string, bool, error) {
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("read AWS profile: %w", err)
+	}
+	values, ok := iniSections(raw)[section]
+	return values, ok, nil
 }
 
 // iniSections reads "[section]" and "key = value" lines. Lines that are

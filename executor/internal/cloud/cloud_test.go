@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -103,8 +104,8 @@ func TestAWSKey(t *testing.T) {
 		"environment":   {map[string]string{"AWS_ACCESS_KEY_ID": "AKIAENV", "AWS_SECRET_ACCESS_KEY": "x"}, files, "access key AKIAENV of the environment", false},
 		"default":       {off, files, "access key AKIADEFAULT of profile default", false},
 		"profile":       {map[string]string{"AWS_PROFILE": "other"}, files, "access key AKIAOTHER of profile other", false},
-		"no profile":    {map[string]string{"AWS_PROFILE": "gone"}, files, `AWS profile "gone" (AWS_PROFILE) is neither`, true},
-		"sso":           {map[string]string{"AWS_PROFILE": "sso"}, files, "profile sso uses sso_session, which is not supported", true},
+		"no profile":    {map[string]string{"AWS_PROFILE": "gone"}, files, `AWS profile "gone" (AWS_PROFILE, or a source_profile) is neither`, true},
+		"sso, nowhere":  {map[string]string{"AWS_PROFILE": "sso"}, files, "there is no [sso-session s] in", true},
 		"web identity":  {map[string]string{"AWS_WEB_IDENTITY_TOKEN_FILE": "$HOME/token", "AWS_ROLE_ARN": "arn:r", "AWS_ENDPOINT_URL_STS": srv.URL + "/sts"}, map[string]string{"token": "jwt\n"}, "role arn:r (web identity)", false},
 		"web, refused":  {map[string]string{"AWS_WEB_IDENTITY_TOKEN_FILE": "$HOME/token", "AWS_ROLE_ARN": "arn:r", "AWS_ENDPOINT_URL_STS": srv.URL + "/sts"}, map[string]string{"token": "bad"}, "assume role arn:r with the web identity in", true},
 		"container":     {map[string]string{"AWS_CONTAINER_CREDENTIALS_FULL_URI": srv.URL + "/ecs", "AWS_CONTAINER_AUTHORIZATION_TOKEN": "token"}, nil, "the role of this container", false},
@@ -186,6 +187,22 @@ func TestGoogleToken(t *testing.T) {
 		},
 		"POST /user": ok(map[string]string{"refresh_token": "r", "client_id": "c", "client_secret": "s"}),
 		"POST /sts":  ok(map[string]string{"subject_token": "subject", "audience": "aud"}),
+		"POST /aws": func(r *http.Request) string {
+			text, err := url.QueryUnescape(r.FormValue("subject_token"))
+			for _, want := range []string{`"url":"https://sts.eu-west-1.amazonaws.com?Action=GetCallerIdentity`, `"key":"host","value":"sts.eu-west-1.amazonaws.com"`,
+				`"key":"x-goog-cloud-target-resource","value":"aud"`, "Credential=AKIA/", "x-goog-cloud-target-resource"} {
+				if err != nil || !strings.Contains(text, want) {
+					t.Errorf("subject = %s, %v, want %s", text, err, want)
+				}
+			}
+			return ok(nil)(r)
+		},
+		"GET /oidc": func(r *http.Request) string {
+			if r.Header.Get("Authorization") != "Bearer request" {
+				return ""
+			}
+			return "subject\n"
+		},
 		"POST /iam/sa@q:generateAccessToken": func(r *http.Request) string {
 			if r.Header.Get("Authorization") != "Bearer good" {
 				return ""
@@ -212,6 +229,11 @@ func TestGoogleToken(t *testing.T) {
 		"external":        {adc, map[string]string{"adc": fmt.Sprintf(external, srv.URL, subject, "")}, "good", "external account aud"},
 		"impersonated": {adc, map[string]string{"adc": fmt.Sprintf(external, srv.URL, subject, `,"service_account_impersonation_url":"`+srv.URL+`/iam/sa@q:generateAccessToken"`)},
 			"better", "service account sa@q, impersonated by external account aud"},
+		"impersonation of a user": {adc, map[string]string{"adc": `{"type":"impersonated_service_account","service_account_impersonation_url":"` + srv.URL + `/iam/sa@q:generateAccessToken","source_credentials":` + user + `}`},
+			"better", "service account sa@q, impersonated by the gcloud user"},
+		"subject from a URL": {adc, map[string]string{"adc": fmt.Sprintf(`{"type":"external_account","audience":"aud","token_url":"%s/sts","credential_source":{"url":"%s/oidc","headers":{"Authorization":"Bearer request"}}}`, srv.URL, srv.URL)}, "good", "external account aud"},
+		"subject from AWS": {map[string]string{"GOOGLE_APPLICATION_CREDENTIALS": "$HOME/adc", "AWS_REGION": "eu-west-1", "AWS_ACCESS_KEY_ID": "AKIA", "AWS_SECRET_ACCESS_KEY": "s"},
+			map[string]string{"adc": fmt.Sprintf(`{"type":"external_account","audience":"aud","token_url":"%s/aws","credential_source":{"environment_id":"aws1"}}`, srv.URL)}, "good", "external account aud"},
 		"metadata": {map[string]string{"GCE_METADATA_HOST": host}, nil, "good", "the service account of this machine or pod"},
 		"nothing":  {map[string]string{"GCE_METADATA_HOST": host + "/nowhere"}, nil, "", ""},
 	} {
@@ -237,10 +259,12 @@ func TestGoogleToken(t *testing.T) {
 		})
 	}
 	for content, want := range map[string]string{
-		`{"type":"impersonated_service_account"}`:                           `credentials of type "impersonated_service_account" are not supported`,
-		`{"type":"service_account","private_key":"x"}`:                      "private_key is not PEM",
-		`{"type":"external_account","credential_source":{"url":"http://"}}`: "only a credential_source with a file",
-		`{"type":"authorized_user","token_uri":"` + srv.URL + `/gone"}`:     "answered 404",
+		`{"type":"gdch_service_account"}`:                                     `credentials of type "gdch_service_account" are not supported`,
+		`{"type":"impersonated_service_account"}`:                             "source_credentials of the impersonated_service_account cannot be used",
+		`{"type":"service_account","private_key":"x"}`:                        "private_key is not PEM",
+		`{"type":"external_account","credential_source":{"url":"http://%%"}}`: "the url of credential_source is not valid",
+		`{"type":"external_account"}`:                                         "only a credential_source with a file",
+		`{"type":"authorized_user","token_uri":"` + srv.URL + `/gone"}`:       "answered 404",
 		`x`: "not a credentials file",
 	} {
 		_, err := NewGoogle("scope", options(t, adc, map[string]string{"adc": content})).Token(t.Context())

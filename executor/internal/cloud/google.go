@@ -91,17 +91,14 @@ type googleFile struct {
 	ClientSecret string `json:"client_secret"`
 	RefreshToken string `json:"refresh_token"`
 
-	Audience         string `json:"audience"` // external_account
-	SubjectTokenType string `json:"subject_token_type"`
-	TokenURL         string `json:"token_url"`
-	ImpersonationURL string `json:"service_account_impersonation_url"`
-	CredentialSource struct {
-		File   string `json:"file"`
-		Format struct {
-			Type  string `json:"type"`
-			Field string `json:"subject_token_field_name"`
-		} `json:"format"`
-	} `json:"credential_source"`
+	Audience         string        `json:"audience"` // external_account
+	SubjectTokenType string        `json:"subject_token_type"`
+	TokenURL         string        `json:"token_url"`
+	ImpersonationURL string        `json:"service_account_impersonation_url"`
+	CredentialSource subjectSource `json:"credential_source"`
+
+	SourceCredentials json.RawMessage `json:"source_credentials"` // impersonated_service_account
+	Delegates         []string        `json:"delegates"`
 }
 
 func (g *Google) fromFile(ctx context.Context, path string) (*Token, error) {
@@ -109,6 +106,14 @@ func (g *Google) fromFile(ctx context.Context, path string) (*Token, error) {
 	if err != nil {
 		return nil, err
 	}
+	return g.fromJSON(ctx, raw, path, g.scope)
+}
+
+// allGoogle is the scope of a token that another is made with.
+const allGoogle = "https://www.googleapis.com/auth/cloud-platform"
+
+// fromJSON uses the credentials in raw, which come from path.
+func (g *Google) fromJSON(ctx context.Context, raw []byte, path, scope string) (*Token, error) {
 	var f googleFile
 	if err := json.Unmarshal(raw, &f); err != nil {
 		return nil, fmt.Errorf("not a credentials file: %w", err)
@@ -118,16 +123,26 @@ func (g *Google) fromFile(ctx context.Context, path string) (*Token, error) {
 	}
 	switch f.Type {
 	case "service_account":
-		return g.serviceAccount(ctx, &f)
+		return g.serviceAccount(ctx, &f, scope)
 	case "authorized_user":
 		form := url.Values{
 			"grant_type": {"refresh_token"}, "client_id": {f.ClientID}, "client_secret": {f.ClientSecret}, "refresh_token": {f.RefreshToken},
 		}
 		return g.grant(ctx, f.TokenURI, form, "the gcloud user of "+path)
 	case "external_account":
-		return g.externalAccount(ctx, &f)
+		return g.externalAccount(ctx, &f, scope)
+	case "impersonated_service_account":
+		var source googleFile
+		if json.Unmarshal(f.SourceCredentials, &source) != nil || source.Type == "" || source.Type == f.Type {
+			return nil, errors.New("source_credentials of the impersonated_service_account cannot be used")
+		}
+		by, err := g.fromJSON(ctx, f.SourceCredentials, path, allGoogle)
+		if err != nil {
+			return nil, err
+		}
+		return g.impersonate(ctx, f.ImpersonationURL, scope, f.Delegates, by)
 	}
-	return nil, fmt.Errorf("credentials of type %q are not supported: use service_account, authorized_user or external_account", f.Type)
+	return nil, fmt.Errorf("credentials of type %q are not supported: use service_account, authorized_user, external_account or impersonated_service_account", f.Type)
 }
 
 // grant asks a token service with a form.
@@ -151,14 +166,14 @@ func postForm(uri string, form url.Values) func() (*http.Request, error) {
 }
 
 // serviceAccount trades a signed assertion for a token (RFC 7523).
-func (g *Google) serviceAccount(ctx context.Context, f *googleFile) (*Token, error) {
+func (g *Google) serviceAccount(ctx context.Context, f *googleFile, scope string) (*Token, error) {
 	key, err := rsaKey(f.PrivateKey)
 	if err != nil {
 		return nil, err
 	}
 	now := g.s.Now()
 	assertion, err := signJWT(key, f.PrivateKeyID, map[string]any{
-		"iss": f.ClientEmail, "scope": g.scope, "aud": f.TokenURI, "iat": now.Unix(), "exp": now.Add(time.Hour).Unix(),
+		"iss": f.ClientEmail, "scope": scope, "aud": f.TokenURI, "iat": now.Unix(), "exp": now.Add(time.Hour).Unix(),
 	})
 	if err != nil {
 		return nil, err
@@ -205,44 +220,10 @@ func signJWT(key *rsa.PrivateKey, id string, claims map[string]any) (string, err
 	return text + "." + enc.EncodeToString(sig), nil
 }
 
-// externalAccount trades a token in a file for one of Google's (RFC 8693), and
-// that for one of a service account if one is to be impersonated.
-func (g *Google) externalAccount(ctx context.Context, f *googleFile) (*Token, error) {
-	if f.CredentialSource.File == "" {
-		return nil, errors.New("only a credential_source with a file is supported for external_account")
-	}
-	subject, err := os.ReadFile(f.CredentialSource.File)
-	if err != nil {
-		return nil, fmt.Errorf("read subject token: %w", err)
-	}
-	if f.CredentialSource.Format.Type == "json" {
-		var fields map[string]any
-		if err := json.Unmarshal(subject, &fields); err != nil {
-			return nil, fmt.Errorf("read subject token from %s: %w", f.CredentialSource.File, err)
-		}
-		text, _ := fields[f.CredentialSource.Format.Field].(string)
-		subject = []byte(text)
-	}
-	scope := g.scope
-	if f.ImpersonationURL != "" {
-		scope = "https://www.googleapis.com/auth/cloud-platform"
-	}
-	form := url.Values{
-		"grant_type": {"urn:ietf:params:oauth:grant-type:token-exchange"}, "audience": {f.Audience}, "scope": {scope},
-		"requested_token_type": {"urn:ietf:params:oauth:token-type:access_token"},
-		"subject_token":        {strings.TrimSpace(string(subject))}, "subject_token_type": {f.SubjectTokenType},
-	}
-	t, err := g.grant(ctx, f.TokenURL, form, "external account "+f.Audience)
-	if err != nil || f.ImpersonationURL == "" {
-		return t, err
-	}
-	return g.impersonate(ctx, f.ImpersonationURL, t)
-}
-
-func (g *Google) impersonate(ctx context.Context, uri string, by *Token) (*Token, error) {
+func (g *Google) impersonate(ctx context.Context, uri, scope string, delegates []string, by *Token) (*Token, error) {
 	account := uri[strings.LastIndexByte(uri, '/')+1:]
 	account, _, _ = strings.Cut(account, ":")
-	body, err := json.Marshal(map[string]any{"scope": []string{g.scope}, "lifetime": "3600s"})
+	body, err := json.Marshal(map[string]any{"scope": []string{scope}, "lifetime": "3600s", "delegates": delegates})
 	if err != nil {
 		return nil, err
 	}

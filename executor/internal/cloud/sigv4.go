@@ -17,15 +17,20 @@ const emptyPayload = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b78
 // path is signed as it is sent, which is what S3 wants. Headers that are set
 // afterwards are not covered.
 func SignAWS(req *http.Request, k AWSKey, service, region string, now time.Time) {
+	signAWS(req, k, service, region, now, emptyPayload)
+}
+
+// signAWS signs a request whose body has the SHA-256 payload, in hex.
+func signAWS(req *http.Request, k AWSKey, service, region string, now time.Time, payload string) {
 	stamp := now.UTC().Format("20060102T150405Z")
 	req.Header.Set("X-Amz-Date", stamp)
-	req.Header.Set("X-Amz-Content-Sha256", emptyPayload)
+	req.Header.Set("X-Amz-Content-Sha256", payload)
 	if k.Session != "" {
 		req.Header.Set("X-Amz-Security-Token", k.Session)
 	}
 	names, headers := canonicalHeaders(req)
 	canonical := strings.Join([]string{
-		req.Method, orSlash(req.URL.EscapedPath()), canonicalQuery(req.URL.RawQuery), headers, names, emptyPayload,
+		req.Method, orSlash(req.URL.EscapedPath()), canonicalQuery(req.URL.RawQuery), headers, names, payload,
 	}, "\n")
 	sum := sha256.Sum256([]byte(canonical))
 	scope := stamp[:8] + "/" + region + "/" + service + "/aws4_request"

@@ -29,9 +29,22 @@ type File struct {
 	check *linter.Config
 }
 
-// Parse reads a Dockerfile. name is used in messages only. Every error is an
-// [*Error] that says where the fault is.
-func Parse(name string, content []byte) (*File, error) {
+// Options are what a build says of how its Dockerfile is read.
+type Options struct {
+	// Check is what BUILDKIT_DOCKERFILE_CHECK says; if not empty it stands in
+	// place of the file's "# check=".
+	Check string
+	// Syntax is what BUILDKIT_SYNTAX says; if not empty it stands in place of
+	// the file's "# syntax=".
+	Syntax string
+}
+
+// Parse is [Options.Parse] without options.
+func Parse(name string, content []byte) (*File, error) { return Options{}.Parse(name, content) }
+
+// Parse reads a Dockerfile. name is used in messages only. Every error of the
+// file is an [*Error] that says where the fault is.
+func (o Options) Parse(name string, content []byte) (*File, error) {
 	if len(content) > MaxSize {
 		return nil, &Error{Pos: Pos{name, 1}, Err: fmt.Errorf("the file has %d bytes, more than the %d allowed", len(content), MaxSize)}
 	}
@@ -39,7 +52,7 @@ func Parse(name string, content []byte) (*File, error) {
 		return nil, &Error{Pos: Pos{name, 1}, Err: errors.New("the Dockerfile is empty")}
 	}
 	f := &File{Name: name}
-	if err := f.readDirectives(content); err != nil {
+	if err := f.readDirectives(content, o); err != nil {
 		return nil, err
 	}
 	parsed, err := parser.Parse(bytes.NewReader(content))
@@ -60,15 +73,26 @@ func Parse(name string, content []byte) (*File, error) {
 	return f, nil
 }
 
-// readDirectives reads "# check=" and "# syntax=".
-func (f *File) readDirectives(content []byte) error {
+// readDirectives reads "# check=" and "# syntax=", or what stands in their place.
+func (f *File) readDirectives(content []byte, o Options) error {
 	value, _, loc, _ := parser.ParseDirective("check", content)
+	said := "# check=" + value
+	if o.Check != "" {
+		value, loc, said = o.Check, nil, ""
+	}
 	check, err := linter.ParseLintOptions(value)
-	if err != nil {
-		return &Error{Pos: f.pos(loc), Text: "# check=" + value, Err: err}
+	switch {
+	case err != nil && said == "":
+		return fmt.Errorf("build argument BUILDKIT_DOCKERFILE_CHECK: %w", err)
+	case err != nil:
+		return &Error{Pos: f.pos(loc), Text: said, Err: err}
 	}
 	f.check = check
-	if ref, _, loc, ok := parser.DetectSyntax(content); ok && !ownSyntax(ref) {
+	ref, _, loc, ok := parser.DetectSyntax(content)
+	if o.Syntax != "" {
+		ref, loc, ok = o.Syntax, nil, true
+	}
+	if ok && !ownSyntax(ref) {
 		f.Warnings = append(f.Warnings, Warning{
 			Pos:     f.pos(loc),
 			Rule:    RuleSyntaxIgnored,

@@ -119,6 +119,22 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
+// What a build says of checks and syntax stands in place of what the file says.
+func TestOptions(t *testing.T) {
+	const text = "# syntax=docker/dockerfile:1\n# check=error=true\nFROM a\nMAINTAINER me\n"
+	f, err := Options{Check: "skip=MaintainerDeprecated", Syntax: "example.com/other"}.Parse("Dockerfile", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.WarningsAreErrors() || len(f.Warnings) != 1 || f.Warnings[0].Rule != RuleSyntaxIgnored {
+		t.Errorf("errors %v, warnings %v", f.WarningsAreErrors(), f.Warnings)
+	}
+	const want = `build argument BUILDKIT_DOCKERFILE_CHECK: invalid check option "color"`
+	if _, err := (Options{Check: "color=red"}).Parse("Dockerfile", []byte(text)); err == nil || err.Error() != want {
+		t.Errorf("error is %v, want %s", err, want)
+	}
+}
+
 // A trigger is one instruction, never a FROM or another ONBUILD, and is
 // located at the FROM.
 func TestParseTrigger(t *testing.T) {

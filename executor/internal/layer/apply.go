@@ -53,7 +53,7 @@ func Apply(ctx context.Context, fsys rootfs.FS, r io.Reader, opt ApplyOptions) e
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		if err := a.entry(h, tr); err != nil {
+		if err := a.header(h, tr); err != nil {
 			return fmt.Errorf("apply layer: /%s: %w", rootfs.Clean(h.Name), err)
 		}
 	}
@@ -80,20 +80,25 @@ func (a *applier) lost(name string, err error) {
 
 func (a *applier) skip(name string) bool { return a.opt.Skip != nil && a.opt.Skip(name) }
 
-func (a *applier) entry(h *tar.Header, content io.Reader) error {
+func (a *applier) header(h *tar.Header, content io.Reader) error {
 	if h.Typeflag == tar.TypeXGlobalHeader {
 		return nil
 	}
-	name := rootfs.Clean(h.Name)
+	e, err := entryOf(h, rootfs.Clean(h.Name))
+	if err != nil {
+		return err
+	}
+	return a.entry(e, func() error { return a.put(e, content) })
+}
+
+// entry applies one entry, which put puts.
+func (a *applier) entry(e rootfs.Entry, put func() error) error {
+	name := e.Name
 	if a.skip(name) {
 		return nil
 	}
-	if base := path.Base(name); strings.HasPrefix(base, whiteoutPrefix) {
-		return a.whiteout(rootfs.Parent(name), base)
-	}
-	e, err := entryOf(h, name)
-	if err != nil {
-		return err
+	if isWhiteout(name) {
+		return a.whiteout(rootfs.Parent(name), path.Base(name))
 	}
 	if e.Hard && a.skip(e.Link) {
 		return nil
@@ -102,7 +107,7 @@ func (a *applier) entry(h *tar.Header, content io.Reader) error {
 		a.lost(name, errPinned)
 		return nil
 	}
-	if err := a.put(e, content); err != nil {
+	if err := put(); err != nil {
 		return err
 	}
 	if a.added != nil {
@@ -115,6 +120,9 @@ func (a *applier) entry(h *tar.Header, content io.Reader) error {
 	}
 	return nil
 }
+
+// isWhiteout tells whether an entry stands for what is not there.
+func isWhiteout(name string) bool { return strings.HasPrefix(path.Base(name), whiteoutPrefix) }
 
 func (a *applier) whiteout(dir, base string) error {
 	if a.added == nil {
@@ -178,21 +186,16 @@ func (a *applier) put(e rootfs.Entry, content io.Reader) error {
 		a.printer.Reset()
 		content = io.TeeReader(content, a.printer)
 	}
-	err := a.fsys.Put(e, content)
-	if errors.Is(err, fs.ErrNotExist) {
-		if perr := a.parents(rootfs.Parent(e.Name)); perr != nil {
-			return perr
-		}
-		err = a.fsys.Put(e, content)
-	}
-	if errors.Is(err, rootfs.ErrNoDevice) || errors.Is(err, rootfs.ErrXattr) {
-		a.lost(e.Name, err)
-		err = nil
-	}
+	err := a.belowParents(e.Name, func() error { return a.fsys.Put(e, content) })
 	if err != nil || a.opt.Learn == nil {
 		return err
 	}
 	switch {
+	case e.Hard:
+		// Its content went by under the file's first name.
+		if p, perr := snapshot.PrintFile(a.fsys, e.Name); perr == nil {
+			a.opt.Learn(e.Name, p, e.Xattrs)
+		}
 	case content != nil:
 		a.opt.Learn(e.Name, a.printer.Print(), e.Xattrs)
 	case e.Mode&fs.ModeSymlink != 0:
@@ -201,6 +204,23 @@ func (a *applier) put(e rootfs.Entry, content io.Reader) error {
 		a.opt.Learn(e.Name, snapshot.Print{}, e.Xattrs)
 	}
 	return nil
+}
+
+// belowParents calls put, and once more with the directories above the name
+// made, should they be missing. What cannot be kept is lost and no error.
+func (a *applier) belowParents(name string, put func() error) error {
+	err := put()
+	if errors.Is(err, fs.ErrNotExist) {
+		if perr := a.parents(rootfs.Parent(name)); perr != nil {
+			return perr
+		}
+		err = put()
+	}
+	if errors.Is(err, rootfs.ErrNoDevice) || errors.Is(err, rootfs.ErrXattr) {
+		a.lost(name, err)
+		return nil
+	}
+	return err
 }
 
 func (a *applier) parents(dir string) error {

@@ -11,6 +11,7 @@ import (
 	"io"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/stream"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
@@ -22,23 +23,50 @@ import (
 // and hashing run beside the writing of files. The layer's own reader checks
 // the digest. progress, if not nil, is told of compressed bytes.
 func Extract(ctx context.Context, fsys rootfs.FS, l v1.Layer, opt ApplyOptions, progress func(done int64)) error {
-	want, err := l.DiffID()
+	err := unpack(ctx, l, progress, func(r io.Reader) error { return Apply(ctx, fsys, r, opt) })
 	if err != nil {
-		return fmt.Errorf("extract layer: %w", err)
+		return fmt.Errorf("extract layer%w", err)
 	}
+	return nil
+}
+
+// unpack decompresses a layer for read, which need not read all of it, and
+// verifies it to its end.
+func unpack(ctx context.Context, l v1.Layer, progress func(done int64), read func(io.Reader) error) error {
+	name := "" // known before the content is, but for a layer that is still being written
+	want, err := l.DiffID()
+	if err == nil {
+		name = " " + want.String()
+	} else if !errors.Is(err, stream.ErrNotComputed) {
+		return fmt.Errorf(": %w", err)
+	}
+	sum, err := unpacked(ctx, l, progress, read)
+	if err == nil {
+		want, err = l.DiffID()
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if got := fmt.Sprintf("%x", sum); got != want.Hex {
+		return fmt.Errorf(": the content's diff id is sha256:%s, the image config says %s", got, want)
+	}
+	return nil
+}
+
+// unpacked returns the hash of the uncompressed layer.
+func unpacked(ctx context.Context, l v1.Layer, progress func(done int64), read func(io.Reader) error) ([]byte, error) {
 	rc, err := l.Compressed()
 	if err != nil {
-		return fmt.Errorf("extract layer %s: %w", want, err)
+		return nil, err
 	}
 	defer rc.Close()
-	raw := &counter{r: rc, report: progress}
+	raw := &counter{ctx: ctx, r: rc, report: progress}
 	plain, err := decompress(raw)
 	if err != nil {
-		return fmt.Errorf("extract layer %s: %w", want, err)
+		return nil, err
 	}
 	ahead := newReadAhead(plain)
-	err = Apply(ctx, fsys, ahead, opt)
-	if err == nil {
+	if err = read(ahead); err == nil {
 		_, err = io.Copy(io.Discard, ahead)
 	}
 	sum := ahead.stop()
@@ -47,22 +75,20 @@ func Extract(ctx context.Context, fsys rootfs.FS, l v1.Layer, opt ApplyOptions, 
 		// What follows the compressed stream counts for its digest.
 		_, err = io.Copy(io.Discard, raw)
 	}
-	if err != nil {
-		return fmt.Errorf("extract layer %s: %w", want, err)
-	}
-	if got := fmt.Sprintf("%x", sum); got != want.Hex {
-		return fmt.Errorf("extract layer: the content's diff id is sha256:%s, the image config says %s", got, want)
-	}
-	return nil
+	return sum, err
 }
 
 type counter struct {
+	ctx    context.Context //nolint:containedctx // io.Reader has no room for it
 	r      io.Reader
 	n      int64
 	report func(int64)
 }
 
 func (c *counter) Read(p []byte) (int, error) {
+	if c.ctx.Err() != nil {
+		return 0, context.Cause(c.ctx)
+	}
 	n, err := c.r.Read(p)
 	c.n += int64(n)
 	if c.report != nil && n > 0 {

@@ -39,7 +39,7 @@ const (
 func Write(ctx context.Context, dst io.Writer, fsys rootfs.FS, changes []snapshot.Change, opt WriteOptions) error {
 	w := &writer{
 		tw: tar.NewWriter(dst), fsys: fsys, opt: opt,
-		dirs: map[string]bool{".": true}, inodes: map[rootfs.Inode]string{},
+		dirs: map[string]bool{".": true}, inodes: map[rootfs.Inode]string{}, prints: map[string]snapshot.Print{},
 		printer: snapshot.NewPrinter(), buf: make([]byte, 128<<10),
 	}
 	for _, c := range changes {
@@ -62,6 +62,7 @@ type writer struct {
 	opt     WriteOptions
 	dirs    map[string]bool // directories that have a header
 	inodes  map[rootfs.Inode]string
+	prints  map[string]snapshot.Print // of files that may have further names, by the first
 	printer *snapshot.Printer
 	buf     []byte
 }
@@ -120,6 +121,7 @@ func (w *writer) entry(e rootfs.Entry) error {
 	if e.Nlink > 1 && e.Inode != (rootfs.Inode{}) {
 		if first, ok := w.inodes[e.Inode]; ok {
 			h.Typeflag, h.Linkname, h.Size = tar.TypeLink, first, 0
+			w.learn(e, w.prints[first])
 			return w.tw.WriteHeader(h)
 		}
 		w.inodes[e.Inode] = e.Name
@@ -137,9 +139,13 @@ func (w *writer) entry(e rootfs.Entry) error {
 }
 
 func (w *writer) learn(e rootfs.Entry, p snapshot.Print) {
-	if w.opt.Learn != nil {
-		w.opt.Learn(e.Name, p, e.Xattrs)
+	if w.opt.Learn == nil {
+		return
 	}
+	if e.Nlink > 1 {
+		w.prints[e.Name] = p
+	}
+	w.opt.Learn(e.Name, p, e.Xattrs)
 }
 
 func (w *writer) content(e rootfs.Entry) error {

@@ -79,8 +79,8 @@ type repoRef struct {
 
 // ParseRepo reads the name of a repository as ADD takes it: a URL whose path
 // ends in .git, with "#ref:directory" or a query, git:// and ssh:// URLs and
-// user@host:path. It returns nil if the source is none. Of these only http and
-// https can be fetched: the rest is an error.
+// user@host:path. It returns nil if the source is none. The git protocol is an
+// error.
 func ParseRepo(src string) (*Repo, error) {
 	r, err := parseRepo(src)
 	if err != nil || r == nil {
@@ -141,15 +141,12 @@ func (r *repoRef) setFlags(keepGitDir *bool, checksum string) error {
 
 func isHex(s string) bool { return strings.Trim(s, "0123456789abcdef") == "" }
 
-// checkTransport refuses what cannot be fetched.
+// checkTransport refuses what cannot be fetched: anything but https, http, ssh
+// and user@host:path.
 func (r *repoRef) checkTransport() error {
 	u, err := url.Parse(r.URL)
-	if err == nil && (u.Scheme == "https" || u.Scheme == "http") {
-		return nil
-	}
-	how := "ssh"
 	if err == nil && u.Scheme == "git" {
-		how = "the git protocol"
+		return errors.New("repositories cannot be fetched over the git protocol: write an https:// URL")
 	}
-	return fmt.Errorf("repositories cannot be fetched over %s: write an https:// URL", how)
+	return nil
 }

@@ -63,16 +63,7 @@ func (st *stageState) copy(c *instructions.CopyCommand, from *source) (effect, e
 		st.lintIgnored(c, "Copy", cleanAll(w.sources))
 		return effect{op: op, createdBy: w.createdBy}, nil
 	}
-	switch {
-	case from.stage != nil:
-		n := from.stage.planned
-		op.From.Stage = &n
-	case from.context != "":
-		op.From.Context = from.context
-	default:
-		op.From.Image = from.image.ref
-		op.From.Digest, op.From.Config = from.image.base.Digest, from.image.base.Config
-	}
+	op.From = planned(from)
 	return effect{op: op, createdBy: w.createdBy}, nil
 }
 

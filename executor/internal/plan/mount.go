@@ -121,8 +121,8 @@ func (st *stageState) mounts(c *instructions.RunCommand, from []*source) ([]Moun
 	return out, nil
 }
 
-func (st *stageState) mount(in *instructions.Mount, from *source, sockets int) (Mount, error) {
-	m := Mount{Type: MountType(in.Type), ReadOnly: in.ReadOnly, ID: in.CacheID, Required: in.Required}
+func (st *stageState) mount(in *instructions.Mount, from *source, sockets int) (m Mount, err error) {
+	m = Mount{Type: MountType(in.Type), ReadOnly: in.ReadOnly, ID: in.CacheID, Required: in.Required}
 	if in.UID != nil {
 		m.UID = int(*in.UID)
 	}
@@ -134,9 +134,9 @@ func (st *stageState) mount(in *instructions.Mount, from *source, sockets int) (
 	}
 	switch m.Type {
 	case MountSecret:
-		return m, m.secret(in)
+		return m, m.secret(in, st.config.WorkingDir)
 	case MountSSH:
-		return m, m.ssh(in, sockets)
+		return m, m.ssh(in, st.config.WorkingDir, sockets)
 	case MountTmpfs:
 		if in.From != "" || in.Source != "" {
 			return m, errors.New("it is empty at first and takes neither from nor source")
@@ -148,17 +148,25 @@ func (st *stageState) mount(in *instructions.Mount, from *source, sockets int) (
 	case MountCache:
 		m.Source, m.From = rootfs.Clean(in.Source), planned(from)
 		m.cache(in)
+		if ns := st.b.opt.Args["BUILDKIT_CACHE_MOUNT_NS"]; ns != "" {
+			m.ID = ns + "/" + m.ID
+		}
 	default:
 		return m, errors.New("it is not supported yet")
 	}
-	m.Target = in.Target
-	if !path.IsAbs(path.Clean(in.Target)) {
-		m.Target = path.Join("/", st.config.WorkingDir, in.Target)
+	m.Target, err = mountTarget(st.config.WorkingDir, in.Target)
+	return m, err
+}
+
+// mountTarget is where a mount is, seen from the working directory.
+func mountTarget(workdir, target string) (string, error) {
+	if !path.IsAbs(path.Clean(target)) {
+		target = path.Join("/", workdir, target)
 	}
-	if m.Target = path.Clean(m.Target); m.Target == "/" {
-		return m, fmt.Errorf("invalid mount target %q", m.Target)
+	if target = path.Clean(target); target == "/" {
+		return "", fmt.Errorf("invalid mount target %q", target)
 	}
-	return m, nil
+	return target, nil
 }
 
 // planned is a source as a value. Without one it is the build context.
@@ -195,7 +203,7 @@ func (m *Mount) cache(in *instructions.Mount) {
 	m.Mode = modeOf(in, 0o755)
 }
 
-func (m *Mount) secret(in *instructions.Mount) error {
+func (m *Mount) secret(in *instructions.Mount, workdir string) (err error) {
 	m.ID = cmp.Or(in.Source, in.CacheID)
 	if m.ID == "" {
 		m.ID = path.Base(in.Target)
@@ -208,16 +216,15 @@ func (m *Mount) secret(in *instructions.Mount) error {
 	} else if m.Target == "" {
 		m.Target = "/run/secrets/" + path.Base(m.ID)
 	}
-	if m.Target != "" {
-		if m.Target = path.Join("/", m.Target); m.Target == "/" {
-			return errors.New("invalid mount target \"/\"")
-		}
-		m.Mode = modeOf(in, 0o400)
+	if m.Target == "" {
+		return nil
 	}
-	return nil
+	m.Mode = modeOf(in, 0o400)
+	m.Target, err = mountTarget(workdir, m.Target)
+	return err
 }
 
-func (m *Mount) ssh(in *instructions.Mount, n int) error {
+func (m *Mount) ssh(in *instructions.Mount, workdir string, n int) (err error) {
 	switch {
 	case in.Source != "":
 		return errors.New("ssh does not support source")
@@ -225,12 +232,9 @@ func (m *Mount) ssh(in *instructions.Mount, n int) error {
 		return errors.New("ssh does not support from")
 	}
 	m.ID, m.ReadOnly = cmp.Or(m.ID, "default"), false
-	m.Target = path.Join("/", cmp.Or(in.Target, fmt.Sprintf("/run/buildkit/ssh_agent.%d", n)))
-	if m.Target == "/" {
-		return errors.New("invalid mount target \"/\"")
-	}
 	m.Mode = modeOf(in, 0o600)
-	return nil
+	m.Target, err = mountTarget(workdir, cmp.Or(in.Target, fmt.Sprintf("/run/buildkit/ssh_agent.%d", n)))
+	return err
 }
 
 func modeOf(in *instructions.Mount, otherwise uint32) uint32 {

@@ -122,6 +122,9 @@ func newBuilder(f *dockerfile.File, opt Options) (*builder, error) {
 	if b.platform.OS != "linux" {
 		return nil, fmt.Errorf("build for %s: %w", platformName(b.platform), errNotLinux)
 	}
+	if multi, err := strconv.ParseBool(cmp.Or(opt.Args["BUILDKIT_MULTI_PLATFORM"], "false")); err != nil || multi {
+		return nil, errors.New("build argument BUILDKIT_MULTI_PLATFORM: what is built is an image for one platform and no index: leave it out")
+	}
 	var err error
 	b.contexts, err = normalizeContexts(opt.Contexts)
 	return b, err

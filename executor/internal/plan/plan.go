@@ -167,6 +167,8 @@ type Run struct {
 
 	Mounts  []Mount `json:",omitempty"` // in the order in which they are made
 	Network string  `json:",omitempty"` // "none", "host", or "" for what a RUN has by default
+
+	Hostname string `json:",omitempty"` // asked for by BUILDKIT_SANDBOX_HOSTNAME; "" for what a RUN has by default
 }
 
 // Workdir makes a directory and its missing parents, owned by User.

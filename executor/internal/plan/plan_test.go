@@ -33,7 +33,7 @@ func TestErrors(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
 		{"security", "FROM a\nRUN --security=insecure x", "Dockerfile:2: RUN --security=insecure x: --security is not supported yet"},
 		{"device", "FROM a\nRUN --device=x y", "Dockerfile:2: RUN --device=x y: --device is not supported yet"},
-		{"ADD git ssh", "FROM a\nADD git@x:y /z", "Dockerfile:2: ADD git@x:y /z: repositories cannot be fetched over ssh: write an https:// URL"},
+		{"ADD git protocol", "FROM a\nADD git://x/y /z", "Dockerfile:2: ADD git://x/y /z: repositories cannot be fetched over the git protocol: write an https:// URL"},
 		{"ADD git protocol", "FROM a\nADD git://x/y.git /z", "Dockerfile:2: ADD git://x/y.git /z: repositories cannot be fetched over the git protocol: write an https:// URL"},
 		{"in a trigger", "FROM on", `Dockerfile:1: RUN --security=insecure y: --security is not supported yet`},
 
@@ -60,7 +60,6 @@ func TestErrors(t *testing.T) {
 		{"from itself in a stage that is not needed", "FROM a AS x\nCOPY --from=0 a b\nFROM a", "Dockerfile:2: COPY --from=0 a b: a stage cannot copy from itself: --from=0"},
 		{"from number", "FROM a\nCOPY --from=7 a b", "Dockerfile:2: COPY --from=7 a b: there is no stage 7: the stages are 0 to 0"},
 		{"from variable", "FROM a\nCOPY --from=$X a b", `Dockerfile:2: COPY --from=$X a b: --from takes no variable: name a stage with "FROM $VAR AS name" and copy from that`},
-		{"from scratch", "FROM a\nCOPY --from=scratch a b", "Dockerfile:2: COPY --from=scratch a b: there is nothing to copy from scratch"},
 		{"from bad name", "FROM a\nCOPY --from=A_ a b", "Dockerfile:2: COPY --from=A_ a b: --from=A_ is neither a stage nor an image name: invalid reference format: repository name (library/A_) must be lowercase"},
 		{"from missing image", "FROM a\nCOPY --from=missing a b", "Dockerfile:2: COPY --from=missing a b: no such image"},
 		{"missing image", "FROM a AS x\nFROM missing:1\nCOPY --from=x a b", "Dockerfile:2: FROM missing:1: no such image"},
@@ -136,6 +135,7 @@ func TestOptionErrors(t *testing.T) {
 		{Options{Target: "prood"}, `Dockerfile has no stage "prood" to build (did you mean prod?)`},
 		{Options{Target: "3"}, `Dockerfile has no stage "3" to build`},
 		{Options{Platform: v1.Platform{OS: "windows", Architecture: "amd64"}}, "build for windows/amd64: only Linux images can be built"},
+		{Options{Args: map[string]string{"BUILDKIT_MULTI_PLATFORM": "1"}}, "build argument BUILDKIT_MULTI_PLATFORM: what is built is an image for one platform and no index: leave it out"},
 		{Options{Args: map[string]string{"SOURCE_DATE_EPOCH": "soon"}}, `SOURCE_DATE_EPOCH is "soon": it must be a number of seconds since 1970`},
 	} {
 		_, err := planOf(t, "FROM a AS dev\nFROM b AS prod\n", c.opt)
@@ -189,6 +189,21 @@ func TestConfigsAreApart(t *testing.T) {
 	}
 	if len(steps[2].Config.Labels) != 1 || p.Final().End().Config.Labels["x"] != "y" {
 		t.Errorf("labels of the build are on %v", steps)
+	}
+}
+
+// What BuildKit takes from build arguments of its own reaches the RUNs, and
+// these do not see it.
+func TestBuildKitArguments(t *testing.T) {
+	p, err := planOf(t, "FROM a\nRUN --mount=type=cache,target=/c x\n", Options{
+		Args: map[string]string{"BUILDKIT_SANDBOX_HOSTNAME": "host", "BUILDKIT_CACHE_MOUNT_NS": "ns", "BUILDKIT_MULTI_PLATFORM": "false"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run, ok := p.Final().Steps[0].Op.(Run)
+	if !ok || run.Hostname != "host" || run.Mounts[0].ID != "ns//c" || strings.Contains(strings.Join(run.Env, " "), "BUILDKIT") {
+		t.Errorf("planned %v", run)
 	}
 }
 

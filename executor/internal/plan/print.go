@@ -226,6 +226,9 @@ func (r Run) String() string {
 	if r.Network != "" {
 		s += " network " + r.Network
 	}
+	if r.Hostname != "" {
+		s += fmt.Sprintf(" on %q", r.Hostname)
+	}
 	for _, m := range r.Mounts {
 		s += " " + m.String()
 	}

@@ -27,7 +27,7 @@ func (st *stageState) run(c *instructions.RunCommand, mounts []*source) (effect,
 	if len(args) == 0 {
 		return effect{}, errors.New("RUN needs a command")
 	}
-	op := Run{Args: args, Env: st.env.list(), Proxy: slices.Clone(st.b.proxy), User: st.config.User, Dir: path.Join("/", st.config.WorkingDir)}
+	op := Run{Args: args, Env: st.env.list(), Proxy: slices.Clone(st.b.proxy), User: st.config.User, Dir: path.Join("/", st.config.WorkingDir), Hostname: st.b.opt.Args["BUILDKIT_SANDBOX_HOSTNAME"]}
 	if op.Mounts, err = st.mounts(c, mounts); err != nil {
 		return effect{}, err
 	}

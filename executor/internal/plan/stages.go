@@ -104,7 +104,8 @@ func (b *builder) findSources(s *stage, c *command) (err error) {
 	return nil
 }
 
-// source is what a COPY --from or a RUN --mount=from= names; neither is scratch.
+// source is what a COPY --from or a RUN --mount=from= names. With none of its
+// fields set it is scratch.
 type source struct {
 	stage   *stage
 	context string // of files
@@ -211,7 +212,7 @@ func (b *builder) findSource(s *stage, from string) (*source, error) {
 	case dep != nil:
 		return &source{stage: dep}, nil
 	case from == scratch:
-		return nil, errors.New("there is nothing to copy from scratch")
+		return &source{}, nil
 	}
 	if _, err := reference.ParseNormalizedNamed(from); err != nil {
 		return nil, fmt.Errorf("--from=%s is neither a stage nor an image name: %w", from, err)
@@ -221,7 +222,7 @@ func (b *builder) findSource(s *stage, from string) (*source, error) {
 		case "":
 			return &source{context: name}, nil
 		case scratch:
-			return nil, fmt.Errorf("there is nothing to copy from the context %s: it is scratch", name)
+			return &source{}, nil
 		}
 		from = nc.Image
 	}

@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -11,11 +10,14 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
+
+	"github.com/kilnhook/kiln/executor/internal/cloud"
 )
 
 // KeychainOptions say where credentials are. The zero value has none.
@@ -29,6 +31,14 @@ type KeychainOptions struct {
 	// HelperEnv is the environment of credential helpers; nil: that of this
 	// process.
 	HelperEnv []string
+	// BuiltIn names the built-in sources that are asked after the configs, in
+	// this order, of those that BuiltInHelpers lists.
+	BuiltIn []string
+	// Env returns an environment variable or "", for built-in sources; nil: an
+	// empty environment.
+	Env func(name string) string
+	// Logins finds logins for the registries of clouds; nil: none.
+	Logins *cloud.Logins
 	// Log takes warnings of helpers that fail; nil: none.
 	Log *slog.Logger
 }
@@ -37,11 +47,14 @@ type KeychainOptions struct {
 // is safe for concurrent use.
 type Keychain struct {
 	sources []credentialSource
+	builtIn []string
 	env     []string
+	getenv  func(string) string
+	logins  *cloud.Logins
 	log     *slog.Logger
 
-	mu       sync.Mutex
-	failures map[string]string // of helpers, by host
+	mu  sync.Mutex
+	why map[string]string // what was used, by registry or repository
 }
 
 var _ authn.Keychain = (*Keychain)(nil)
@@ -72,7 +85,15 @@ type dockerAuth struct {
 // NewKeychain reads the configs. One that is there but cannot be read or
 // understood is an error that names it, not its content.
 func NewKeychain(opt KeychainOptions) (*Keychain, error) {
-	k := &Keychain{env: opt.HelperEnv, log: opt.Log, failures: map[string]string{}}
+	k := &Keychain{builtIn: opt.BuiltIn, env: opt.HelperEnv, getenv: opt.Env, logins: opt.Logins, log: opt.Log}
+	for _, name := range opt.BuiltIn {
+		if !slices.Contains(BuiltInHelpers(), name) {
+			return nil, fmt.Errorf("credential helper %q is not known: want some of %s", name, strings.Join(BuiltInHelpers(), ", "))
+		}
+	}
+	if k.getenv == nil {
+		k.getenv = func(string) string { return "" }
+	}
 	if k.log == nil {
 		k.log = slog.New(slog.DiscardHandler)
 	}
@@ -170,78 +191,140 @@ func normaliseKey(key string) string {
 	return host
 }
 
-// Resolve finds the credentials for a registry or repository. Those for a
-// repository, or a prefix of it, win over those for its host. A helper that
-// fails is a warning.
+// Resolve finds the credentials for a registry or repository. In each config
+// those for a path win over the helper of the host, this over those for the
+// host, and these over the store for all hosts. Built-in sources come last. A
+// helper that fails is a warning.
 func (k *Keychain) Resolve(target authn.Resource) (authn.Authenticator, error) {
 	return k.ResolveContext(context.Background(), target) //nolint:forbidigo // authn.Keychain has no context
 }
 
 // ResolveContext is Resolve with a context, which ends helpers.
 func (k *Keychain) ResolveContext(ctx context.Context, target authn.Resource) (authn.Authenticator, error) {
-	cfg, _ := k.find(ctx, target)
-	if cfg == nil {
+	f := k.find(ctx, target)
+	k.mu.Lock()
+	if k.why == nil {
+		k.why = map[string]string{}
+	}
+	k.why[target.String()] = f.why
+	k.mu.Unlock()
+	switch {
+	case f.cfg == nil:
 		return authn.Anonymous, nil
+	case f.passes:
+		return &renewed{k: k, target: target}, nil
 	}
-	return authn.FromConfig(*cfg), nil
+	return authn.FromConfig(*f.cfg), nil
 }
 
-// Explain says in a few words which credentials are used for target, without
-// telling them.
+// renewed are credentials that are asked for anew each time, since they expire
+// while a build is long.
+type renewed struct {
+	k      *Keychain
+	target authn.Resource
+}
+
+func (r *renewed) Authorization() (*authn.AuthConfig, error) {
+	return r.AuthorizationContext(context.Background()) //nolint:forbidigo // authn.Authenticator has no context
+}
+
+func (r *renewed) AuthorizationContext(ctx context.Context) (*authn.AuthConfig, error) {
+	if f := r.k.find(ctx, r.target); f.cfg != nil {
+		return f.cfg, nil
+	}
+	return &authn.AuthConfig{}, nil
+}
+
+// Explain says in a few words which credentials are used for target and why,
+// without telling them.
 func (k *Keychain) Explain(target authn.Resource) string {
-	for _, src := range k.sources {
-		if helper := src.helper(target.RegistryStr()); helper != "" {
-			k.mu.Lock()
-			failure := k.failures[target.RegistryStr()]
-			k.mu.Unlock()
-			if failure != "" {
-				return failure
-			}
-		}
-		if key := src.key(target); key != "" {
-			return fmt.Sprintf("with the credentials for %s in %s", key, src.from)
-		}
-		if helper := src.helper(target.RegistryStr()); helper != "" {
-			return fmt.Sprintf("with docker-credential-%s, as %s says", helper, src.from)
-		}
+	k.mu.Lock()
+	why, ok := k.why[target.String()]
+	k.mu.Unlock()
+	if !ok {
+		why = k.find(context.Background(), target).why //nolint:forbidigo // what is found is mostly known by now
 	}
-	if len(k.sources) == 0 {
-		return fmt.Sprintf("without credentials: there is no Docker config with any for %s", target.RegistryStr())
-	}
-	var from []string
-	for _, src := range k.sources {
-		from = append(from, src.from)
-	}
-	return fmt.Sprintf("without credentials: none for %s in %s", target.RegistryStr(), strings.Join(from, ", "))
+	return why
 }
 
-// find returns credentials, nil if there are none, and where they are from.
-func (k *Keychain) find(ctx context.Context, target authn.Resource) (*authn.AuthConfig, string) {
+// found are credentials and why they are used, or why there are none.
+type found struct {
+	cfg    *authn.AuthConfig // nil: none
+	why    string
+	passes bool // they expire
+}
+
+func (k *Keychain) find(ctx context.Context, target authn.Resource) found {
 	host := target.RegistryStr()
+	var failures []string
+	failed := func(what string, err error) {
+		failures = append(failures, fmt.Sprintf("%s failed: %v", what, err))
+		k.log.Warn("credential helper failed", "helper", what, "host", host, "err", err)
+	}
 	for _, src := range k.sources {
-		if helper := src.helper(host); helper != "" {
-			cfg, err := askHelper(ctx, helper, serverName(host), k.env)
-			if err != nil {
-				k.log.Warn("credential helper failed", "helper", helper, "host", host, "err", err)
-				k.mu.Lock()
-				k.failures[host] = fmt.Sprintf("docker-credential-%s failed: %v", helper, err)
-				k.mu.Unlock()
-			}
-			if cfg != nil {
-				return cfg, src.from
-			}
+		key := src.key(target)
+		if strings.Contains(key, "/") {
+			return src.found(key)
 		}
-		if key := src.key(target); key != "" {
-			cfg := src.auths[key]
-			return &cfg, src.from
+		for _, helper := range []string{src.helpers[canonicalHost(host)], src.store} {
+			if helper != "" {
+				f, err := k.ask(ctx, helper, host)
+				if err != nil {
+					failed("docker-credential-"+helper, err)
+				}
+				if f.cfg != nil {
+					f.why += ", as " + src.from + " says"
+					return f
+				}
+			}
+			if key != "" {
+				return src.found(key)
+			}
 		}
 	}
-	return nil, ""
+	for _, name := range k.builtIn {
+		f, err := k.builtInFor(ctx, name, host)
+		if err != nil {
+			failed("credential helper "+name, err)
+		}
+		if f.cfg != nil {
+			return f
+		}
+	}
+	if len(failures) > 0 {
+		return found{why: strings.Join(failures, "; ")}
+	}
+	return found{why: k.none(host)}
 }
 
-// helper is the credential helper for a host, "" if there is none.
-func (s credentialSource) helper(host string) string {
-	return cmp.Or(s.helpers[canonicalHost(host)], s.store)
+// none says why there are no credentials for a host.
+func (k *Keychain) none(host string) string {
+	text := "without credentials: there is no Docker config with any for " + host
+	if len(k.sources) > 0 {
+		var from []string
+		for _, src := range k.sources {
+			from = append(from, src.from)
+		}
+		text = fmt.Sprintf("without credentials: none for %s in %s", host, strings.Join(from, ", "))
+	}
+	for _, c := range []struct {
+		helper, owner string
+		is            func(string) bool
+	}{{"google", "Google", cloud.IsGoogle}, {"ecr", "AWS", cloud.IsECR}, {"acr", "Azure", cloud.IsACR}} {
+		switch {
+		case !c.is(host):
+		case slices.Contains(k.builtIn, c.helper):
+			text += ", and none of " + c.owner + "'s in the environment, its files or its metadata service"
+		default:
+			text += ", and --credential-helpers leaves out " + c.helper
+		}
+	}
+	return text
+}
+
+func (s credentialSource) found(key string) found {
+	cfg := s.auths[key]
+	return found{cfg: &cfg, why: fmt.Sprintf("with the credentials for %s in %s", key, s.from)}
 }
 
 // key is the longest key of auths that target lies under.

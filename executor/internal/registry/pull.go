@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"strings"
 
@@ -118,9 +120,19 @@ func (c *Client) imageAt(ctx context.Context, ref name.Reference, p v1.Platform)
 			break
 		}
 		indexed = true
-		if desc, err = c.fromIndex(ctx, ref, desc, p); err != nil {
+		digest, err := entryOf(desc, p)
+		if err != nil {
 			return nil, err
 		}
+		if img := c.opt.Local(digest); img != nil {
+			return img, c.check(img, ref, p, indexed)
+		}
+		if desc, err = c.puller.Get(ctx, ref.Context().Digest(digest.String())); err != nil {
+			return nil, err
+		}
+	}
+	if img := c.opt.Local(desc.Digest); img != nil && desc.MediaType.IsImage() {
+		return img, c.check(img, ref, p, indexed)
 	}
 	if desc.MediaType.IsSchema1() {
 		return nil, errors.New("the image has the obsolete format of Docker schema 1: pull and push it once with a current tool")
@@ -135,21 +147,44 @@ func (c *Client) imageAt(ctx context.Context, ref name.Reference, p v1.Platform)
 	return &pulled{Image: img, ctx: ctx, c: c}, nil
 }
 
-// fromIndex reads the entry of an index that suits p best.
-func (c *Client) fromIndex(ctx context.Context, ref name.Reference, desc *remote.Descriptor, p v1.Platform) (*remote.Descriptor, error) {
+// entryOf returns the entry of an index that suits p best.
+func entryOf(desc *remote.Descriptor, p v1.Platform) (v1.Hash, error) {
 	index, err := desc.ImageIndex()
 	if err != nil {
-		return nil, err
+		return v1.Hash{}, err
 	}
 	m, err := index.IndexManifest()
 	if err != nil {
-		return nil, fmt.Errorf("parse index: %w", err)
+		return v1.Hash{}, fmt.Errorf("parse index: %w", err)
 	}
 	best := choose(m.Manifests, p)
 	if best < 0 {
-		return nil, fmt.Errorf("%w %s; it has %s", ErrPlatform, p, available(m.Manifests))
+		return v1.Hash{}, fmt.Errorf("%w %s; it has %s", ErrPlatform, p, available(m.Manifests))
 	}
-	return c.puller.Get(ctx, ref.Context().Digest(m.Manifests[best].Digest.String()))
+	return m.Manifests[best].Digest, nil
+}
+
+// Unreachable tells whether err, of Image, means that no place could be
+// reached that may have the image, and none said that it has it not or that it
+// may not be had.
+func Unreachable(err error) bool {
+	var pull *pullError
+	if !errors.As(err, &pull) || len(pull.errs) == 0 {
+		return false
+	}
+	for _, failure := range pull.errs {
+		var status *ggcr.Error
+		var network net.Error
+		switch {
+		case errors.As(failure, &status):
+			if status.StatusCode < http.StatusInternalServerError {
+				return false
+			}
+		case !errors.As(failure, &network) && !errors.Is(failure, io.EOF) && !errors.Is(failure, io.ErrUnexpectedEOF):
+			return false
+		}
+	}
+	return true
 }
 
 // check reads the config of an image. One for another platform is used, as

@@ -19,6 +19,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	ggcr "github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
@@ -62,6 +63,9 @@ type Options struct {
 	IgnoreImmutableTagErrors bool
 	// Keychain finds credentials; nil: none.
 	Keychain authn.Keychain
+	// Local returns an image that need not be fetched, nil if there is none
+	// with the digest of its manifest; nil: there never is.
+	Local func(digest v1.Hash) v1.Image
 	// UserAgent is sent to registries.
 	UserAgent string
 	// Proxy finds the proxy for a request; nil: none.
@@ -98,6 +102,9 @@ func New(opt Options) (*Client, error) {
 	}
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	if opt.Local == nil {
+		opt.Local = func(v1.Hash) v1.Image { return nil }
 	}
 	maps, err := parseMaps(opt.Maps, opt.Mirrors)
 	if err != nil {
@@ -302,4 +309,19 @@ func (c *Client) explain(err error, target authn.Resource) error {
 		return fmt.Errorf("%w (%s)", err, k.Explain(target))
 	}
 	return err
+}
+
+// Explain says in a few words which credentials are used for an image or a
+// repository and why, without telling them.
+func (c *Client) Explain(ctx context.Context, ref string) string {
+	r, err := name.ParseReference(ref, c.nameOptions(ref, true)...)
+	if err != nil {
+		return "without credentials: it is no reference"
+	}
+	k, ok := c.opt.Keychain.(interface{ Explain(authn.Resource) string })
+	if !ok {
+		return "without credentials"
+	}
+	_, _ = resolve(ctx, c.opt.Keychain, r.Context())
+	return k.Explain(r.Context())
 }

@@ -21,8 +21,8 @@ func enterRoot(s spec) error {
 		}
 	}
 	if s.FreshProc {
-		if err := unix.Sethostname([]byte("kiln")); err != nil {
-			return fmt.Errorf("set host name: %w", err)
+		if err := unix.Sethostname([]byte(s.Hostname)); err != nil {
+			return fmt.Errorf("set host name %q: %w", s.Hostname, err)
 		}
 	}
 	if err := os.Chdir(s.Root); err != nil {
@@ -68,7 +68,19 @@ func mountProc(s spec) error {
 
 func mountSys(s spec) error {
 	target := filepath.Join(s.Root, "sys")
-	if err := bind("/sys", target); err != nil {
+	fresh := false
+	if s.NoNetwork {
+		// What /sys shows of networks is that of whoever mounts it. In a
+		// container that hides parts of /sys that is not allowed.
+		fresh = unix.Mount("sysfs", target, "sysfs", quiet, "") == nil
+	}
+	if fresh {
+		if _, err := os.Stat("/sys/fs/cgroup"); err == nil {
+			if err := bind("/sys/fs/cgroup", filepath.Join(target, "fs/cgroup")); err != nil {
+				return err
+			}
+		}
+	} else if err := bind("/sys", target); err != nil {
 		return err
 	}
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}
@@ -126,10 +138,19 @@ func mountDev(s spec) error {
 	return nil
 }
 
+// hostsFile is the file that gives this machine its name.
+const hostsFile = "/etc/hosts"
+
 // mountFiles binds the executor's own files, read-only.
 func mountFiles(s spec) error {
 	for _, m := range s.Mounts {
 		target := filepath.Join(s.Root, m.Target)
+		if m.Source == hostsFile && s.FreshProc {
+			if err := mountHosts(target, s); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := bind(m.Source, target); err != nil {
 			return err
 		}
@@ -138,6 +159,31 @@ func mountFiles(s spec) error {
 		}
 	}
 	return nil
+}
+
+// mountHosts binds the executor's hosts with the host name added, which a
+// program may look up. The file is part of the process' /dev and has no name.
+func mountHosts(target string, s spec) error {
+	content, err := os.ReadFile(hostsFile)
+	if err != nil {
+		return fmt.Errorf("add the host name to %s: %w", hostsFile, err)
+	}
+	if len(content) > 0 && content[len(content)-1] != '\n' {
+		content = append(content, '\n')
+	}
+	content = fmt.Appendf(content, "127.0.0.1\t%s\n", s.Hostname)
+	path := filepath.Join(s.Root, "dev", "hosts")
+	if err := os.WriteFile(path, content, 0o644); err != nil {
+		return fmt.Errorf("add the host name to %s: %w", hostsFile, err)
+	}
+	err = bind(path, target)
+	if err == nil {
+		err = unix.Mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|unix.MS_NOSUID, "")
+	}
+	if rerr := os.Remove(path); err == nil && rerr != nil {
+		err = fmt.Errorf("add the host name to %s: %w", hostsFile, rerr)
+	}
+	return err
 }
 
 func bind(source, target string) error {

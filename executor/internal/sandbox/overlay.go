@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -152,7 +153,7 @@ func (ns Namespace) RunIn(ctx context.Context, root string, files map[string]str
 	for source, target := range files {
 		s.Mounts = append(s.Mounts, mount{source, target})
 	}
-	s.Given, s.NoNetwork = p.Mounts, p.NoNetwork
+	s.Given, s.NoNetwork, s.Hostname = p.Mounts, p.NoNetwork, cmp.Or(p.Hostname, DefaultHostname)
 	if slices.ContainsFunc(p.Mounts, func(m Mount) bool { return m.File != nil }) {
 		dir, err := os.MkdirTemp(filepath.Dir(root), "memory-*")
 		if err != nil {

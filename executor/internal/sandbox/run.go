@@ -24,9 +24,14 @@ type Process struct {
 	Stdout   io.Writer // nil discards
 	Stderr   io.Writer // nil discards
 
+	Hostname  string  // DefaultHostname if empty; not in place
 	Mounts    []Mount // in the order in which they are made
 	NoNetwork bool    // the process has a network of its own with nothing but loopback; not in place
 }
+
+// DefaultHostname is the name of the machine that a process sees, which is
+// BuildKit's.
+const DefaultHostname = "buildkitsandbox"
 
 // spec is what the child reads before it becomes the process.
 type spec struct {
@@ -44,6 +49,7 @@ type spec struct {
 	Given     []Mount `json:"given"`
 	Memory    string  `json:"memory"` // empty directory for what is given in memory
 	NoNetwork bool    `json:"noNetwork"`
+	Hostname  string  `json:"hostname"`
 }
 
 // mount is a file or directory of the executor that the process sees.

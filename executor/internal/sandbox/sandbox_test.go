@@ -66,6 +66,8 @@ func TestRunIn(t *testing.T) {
 		{"root has no groups but its own", `id -G`, "0", nil},
 		{"the directory and the mask", `pwd; umask`, "/usr/bin\n0022", func(p *Process) { p.Dir = "/usr/bin" }},
 		{"devices", `echo x > /dev/null && head -c2 /dev/zero | wc -c && ls /dev | tr '\n' ' '`, "2\ncore fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero", nil},
+		{"the host's name is BuildKit's and can be looked up", `hostname; tail -n1 /etc/hosts`, "buildkitsandbox\n127.0.0.1\tbuildkitsandbox", nil},
+		{"the host's name that was asked for", `hostname; tail -n1 /etc/hosts`, "other\n127.0.0.1\tother", func(p *Process) { p.Hostname = "other" }},
 		{"sys is read-only", `touch /sys/x 2>/dev/null || echo no`, "no", nil},
 		{"proc/sys is read-only", `echo 1 2>/dev/null > /proc/sys/kernel/panic || echo no`, "no", nil},
 		{"bound files are read-only", `echo x 2>/dev/null >> /etc/hosts || echo no`, "no", nil},

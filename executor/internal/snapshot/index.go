@@ -25,7 +25,13 @@ type record struct {
 	nameOff        uint32
 	nameLen        uint16
 	seen           bool // stat fields are filled in
+	linked         bool // the file has several names
 }
+
+// inode tells one file from another.
+type inode struct{ dev, ino uint64 }
+
+func (r *record) inode() inode { return inode{r.dev, r.ino} }
 
 // directory holds the records of one directory's children, sorted by name, the
 // names in one string.
@@ -77,8 +83,9 @@ type index struct {
 	mu     sync.Mutex
 	dirs   map[string]*directory // by name; the root's own record is in root
 	root   record
-	xattrs map[string]uint64 // hash of the extended attributes of the few files that have some
-	latest int64             // the greatest ctime seen, nanoseconds
+	xattrs map[string]uint64  // hash of the extended attributes of the few files that have some
+	latest int64              // the greatest ctime seen, nanoseconds
+	links  map[inode][]string // the names of files that have several, as the last scan found them
 }
 
 func newIndex() *index {
@@ -99,6 +106,7 @@ func recordOf(st *unix.Stat_t) record {
 		ino: st.Ino, dev: uint64(st.Dev), rdev: uint64(st.Rdev), //nolint:unconvert // narrower on some architectures
 		ctime: st.Ctim.Nano(), mtime: st.Mtim.Nano(), size: st.Size,
 		mode: st.Mode, uid: st.Uid, gid: st.Gid, seen: true,
+		linked: st.Nlink > 1 && st.Mode&unix.S_IFMT != unix.S_IFDIR,
 	}
 }
 

@@ -45,8 +45,25 @@ func hashXattrs(xattrs map[string]string) uint64 {
 	return h.Sum64() | 1
 }
 
-// PrintFile reads a regular file and returns the print of its content.
+// printed is a root that knows prints of files without reading them.
+type printed interface {
+	Print(name string) (print [2]uint64, ok bool)
+}
+
+// knownPrint is the print of a file that need not be read for it.
+func knownPrint(root rootfs.FS, name string) (Print, bool) {
+	if p, ok := root.(printed); ok {
+		return p.Print(name)
+	}
+	return Print{}, false
+}
+
+// PrintFile returns the print of a regular file's content, and reads it unless
+// the root knows it.
 func PrintFile(root rootfs.FS, name string) (Print, error) {
+	if p, ok := knownPrint(root, name); ok {
+		return p, nil
+	}
 	f, err := root.Open(name)
 	if err != nil {
 		return Print{}, err

@@ -62,7 +62,9 @@ func (r *Recorder) note(name string, next *rootfs.Entry) error {
 		return err
 	}
 	s := state{entry: e, exists: true}
-	if e.Mode.IsRegular() && next != nil && mayBeSame(e, *next) {
+	if p, known := knownPrint(r.FS, real); known {
+		s.print = p
+	} else if e.Mode.IsRegular() && next != nil && mayBeSame(e, *next) {
 		if s.print, err = PrintFile(r.FS, real); err != nil {
 			return err
 		}

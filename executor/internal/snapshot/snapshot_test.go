@@ -255,6 +255,55 @@ func TestWalkClearsSuspects(t *testing.T) {
 	}
 }
 
+// A name that comes or goes does not change the other names of its file, of
+// which one alone was read.
+func TestWalkLinks(t *testing.T) {
+	root := t.TempDir()
+	for _, name := range []string{"a", "d/b", "d/c", "e"} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if name == "a" {
+			if err := os.WriteFile(filepath.Join(root, name), []byte("x"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		} else if err := os.Link(filepath.Join(root, "a"), filepath.Join(root, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir, err := rootfs.OpenDir(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	w := NewWalk(dir, nil)
+	learn(t, w, dir, "a") // only: it is read once
+	if err := w.Baseline(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		do   func() error
+		want []string
+	}{
+		{func() error { return os.Remove(filepath.Join(root, "e")) }, []string{"-e"}},
+		{func() error { return os.Link(filepath.Join(root, "d/c"), filepath.Join(root, "d/new")) }, []string{"d/new"}},
+		{func() error { return os.Rename(filepath.Join(root, "d/new"), filepath.Join(root, "new")) }, []string{"-d/new", "new"}},
+		{func() error { return os.Remove(filepath.Join(root, "a")) }, []string{"-a"}},
+	} {
+		if err := c.do(); err != nil {
+			t.Fatal(err)
+		}
+		dir.Flush()
+		changes, err := w.Diff(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := texts(changes); !slices.Equal(got, c.want) {
+			t.Errorf("changes %q, want %q", got, c.want)
+		}
+	}
+}
+
 func TestWalkSkips(t *testing.T) {
 	root := t.TempDir()
 	dir, err := rootfs.OpenDir(root)

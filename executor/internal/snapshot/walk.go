@@ -108,7 +108,8 @@ func (w *Walk) Diff(ctx context.Context) ([]Change, error) {
 
 // scan compares the tree with the index and brings the index up to date.
 func (w *Walk) scan(ctx context.Context) ([]Change, error) {
-	s := &scan{Walk: w, first: !w.ready, pending: []string{"."}}
+	w.index.sharePrints()
+	s := &scan{Walk: w, first: !w.ready, pending: []string{"."}, links: map[inode][]string{}}
 	s.cond = sync.NewCond(&s.mu)
 	var st unix.Stat_t
 	if err := unix.Lstat(w.root.Path(), &st); err != nil {
@@ -130,6 +131,7 @@ func (w *Walk) scan(ctx context.Context) ([]Change, error) {
 		return nil, s.err
 	}
 	s.index.forget(s.gone)
+	s.index.links = s.links
 	sortChanges(s.changes)
 	return s.changes, nil
 }
@@ -146,6 +148,7 @@ type scan struct {
 	err     error
 	changes []Change
 	gone    []string // directories that are no more
+	links   map[inode][]string
 }
 
 func (s *scan) fail(err error) {
@@ -236,6 +239,11 @@ func (s *scan) directory(name string) error {
 	s.changes = append(s.changes, cmp.changes...)
 	s.pending = append(s.pending, cmp.below...)
 	s.gone = append(s.gone, cmp.gone...)
+	for i := range cmp.fresh.records {
+		if r := &cmp.fresh.records[i]; r.linked {
+			s.links[r.inode()] = append(s.links[r.inode()], rootfs.Join(name, cmp.fresh.name(r)))
+		}
+	}
 	s.cond.Broadcast()
 	return nil
 }

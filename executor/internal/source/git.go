@@ -27,6 +27,25 @@ func fetchGit(ctx context.Context, rest string, opt *Options) (*Context, error) 
 	if err != nil {
 		return nil, err
 	}
+	return fetchSpec(ctx, spec, opt)
+}
+
+// fetchSSH fetches one commit of a repository over ssh.
+func fetchSSH(ctx context.Context, rest string, opt *Options) (*Context, error) {
+	return fetchSCP(ctx, "ssh://"+rest, opt)
+}
+
+// fetchSCP is fetchSSH for user@host:path.
+func fetchSCP(ctx context.Context, raw string, opt *Options) (*Context, error) {
+	spec, err := parseSSHGit(raw)
+	if err != nil {
+		return nil, err
+	}
+	return fetchSpec(ctx, spec, opt)
+}
+
+func fetchSpec(ctx context.Context, spec gitSpec, opt *Options) (*Context, error) {
+	spec.keepDir, spec.depth = opt.GitKeepDir && spec.subdir == "", opt.GitDepth
 	if spec.ref == "" && spec.commit == "" {
 		if spec.ref = opt.GitBranch; checkRef(spec.ref) != nil {
 			return nil, checkRef(spec.ref)
@@ -59,16 +78,20 @@ func checkOut(ctx context.Context, spec gitSpec, c *Context, opt *Options) (_ st
 			err = writeFailed(c.Dir, closeErr)
 		}
 	}()
+	user := spec.user
+	if spec.url.Scheme == "ssh" {
+		user = nil // it says who logs in over ssh, and has no password
+	}
 	g := &gitFetch{
 		tree: t, opt: opt, dir: c.Dir, temp: c.temp,
-		client: newClient(opt, opt.GitInsecureSkipTLS), keepDir: spec.keepDir, host: spec.url.Host, auth: gitAuth(spec.user, opt),
+		client: newClient(opt, opt.GitInsecureSkipTLS), keepDir: spec.keepDir, host: spec.url.Host, auth: gitAuth(user, opt),
 	}
 	commit, err := g.repository(ctx, spec, ".", 0)
 	if err != nil {
 		return "", err
 	}
 	if g.lfs > 0 {
-		opt.Log.Warn("files are kept in Git LFS and only their pointers are in the context", "files", g.lfs, "first", g.firstLFS)
+		opt.Log.Warn("files are kept in Git LFS and only their pointers are in the context, as GIT_LFS_SKIP_SMUDGE asks for", "files", g.lfs, "first", g.firstLFS)
 	}
 	return commit, nil
 }
@@ -117,6 +140,7 @@ func (g *gitFetch) repository(ctx context.Context, spec gitSpec, at string, dept
 		return "", err
 	}
 	defer r.close()
+	defer func() { _ = r.session.Close() }()
 	commit, err := r.fetch(ctx, spec)
 	if err != nil {
 		return "", err
@@ -125,12 +149,13 @@ func (g *gitFetch) repository(ctx context.Context, spec gitSpec, at string, dept
 	if err != nil {
 		return "", err
 	}
+	_ = r.session.Close() // submodules may take long
 	r.close()
 	if err := removeAll(dir); err != nil {
 		return "", err
 	}
 	for _, m := range modules {
-		if err := g.submodule(ctx, spec.url, m, depth+1); err != nil {
+		if err := g.submodule(ctx, spec, m, depth+1); err != nil {
 			return "", err
 		}
 	}
@@ -145,34 +170,50 @@ type submodule struct {
 	commit plumbing.Hash
 }
 
-func (g *gitFetch) submodule(ctx context.Context, parent *url.URL, m submodule, depth int) error {
+func (g *gitFetch) submodule(ctx context.Context, parent gitSpec, m submodule, depth int) error {
 	if depth > maxSubmoduleDepth {
 		return fmt.Errorf("submodule %q: more than %d levels of submodules", m.at, maxSubmoduleDepth)
 	}
-	u, err := submoduleURL(parent, m.url)
+	spec, err := submoduleSpec(parent, m.url)
 	if err != nil {
 		return fmt.Errorf("submodule %q: %w", m.at, err)
 	}
-	if _, err := g.repository(ctx, gitSpec{url: u, commit: m.commit.String()}, m.at, depth); err != nil {
-		return fmt.Errorf("submodule %q from %s: %w", m.at, u, err)
+	spec.commit = m.commit.String()
+	if _, err := g.repository(ctx, spec, m.at, depth); err != nil {
+		return fmt.Errorf("submodule %q from %s: %w", m.at, spec.url, err)
 	}
 	return nil
 }
 
-// submoduleURL is the URL of a submodule; it may be relative to its parent's.
-func submoduleURL(parent *url.URL, raw string) (*url.URL, error) {
+// submoduleSpec is the repository of a submodule. Its URL may be relative to
+// its parent's. One on the parent's host that is written for ssh is fetched as
+// the parent is, with the same credentials.
+func submoduleSpec(of gitSpec, raw string) (gitSpec, error) {
+	parent := of.url
 	if strings.HasPrefix(raw, "./") || strings.HasPrefix(raw, "../") {
 		u := *parent
 		u.Path = path.Join("/", parent.Path, raw)
 		u.RawPath, u.RawQuery = "", ""
-		return &u, nil
+		return gitSpec{url: &u, user: of.user, path: path.Join(of.path, raw)}, nil
 	}
-	u, err := url.Parse(raw)
-	if err != nil || u.Scheme != "https" && u.Scheme != parent.Scheme || u.Host == "" {
-		return nil, errors.New("only https:// and relative URLs are supported for submodules")
+	u, sshPath, err := sshURL(raw)
+	switch {
+	case err != nil:
+		return gitSpec{}, err
+	case u != nil && parent.Scheme != "ssh" && u.Hostname() == parent.Hostname():
+		u.Scheme, u.Host, u.User = parent.Scheme, parent.Host, nil
+		return gitSpec{url: u}, nil
+	case u != nil:
+		user := u.User
+		u.User = nil
+		return gitSpec{url: u, user: user, path: sshPath}, nil
+	}
+	u, err = url.Parse(raw)
+	if err != nil || u.Scheme != "https" && (u.Scheme != parent.Scheme || u.Scheme == "ssh") || u.Host == "" {
+		return gitSpec{}, errors.New("only https://, ssh and relative URLs are supported for submodules")
 	}
 	u.User = nil // credentials in a repository are not ours to use
-	return u, nil
+	return gitSpec{url: u}, nil
 }
 
 // parseModules maps the paths of submodules to their URLs.

@@ -1,10 +1,8 @@
 package source
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"log/slog"
 	"net/http"
 	"net/http/cgi"
 	"net/http/httptest"
@@ -25,6 +23,7 @@ type gitServer struct {
 	url  string // git://127.0.0.1:port
 	user string // asked for if not empty; the password is "pw"
 	seen []string
+	lfs  http.Handler // for large files; nil: there are none
 }
 
 func newGitServer(t *testing.T) *gitServer {
@@ -45,6 +44,14 @@ func newGitServer(t *testing.T) *gitServer {
 		if g.user != "" && (user != g.user || pass != "pw" && pass != "") {
 			w.Header().Set("WWW-Authenticate", `Basic realm="git"`)
 			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		if strings.Contains(r.URL.Path, "/lfs/") {
+			if g.lfs == nil {
+				http.NotFound(w, r)
+				return
+			}
+			g.lfs.ServeHTTP(w, r)
 			return
 		}
 		backend.ServeHTTP(w, r)
@@ -351,14 +358,17 @@ func TestGitSubmoduleErrors(t *testing.T) {
 		"../../../../x.git":        "https://host/x.git",
 		"./nested.git":             "https://host/group/repo.git/nested.git",
 		"https://a:b@else.where/x": "https://else.where/x",
-		"git@github.com:a/b":       "",
+		"git@github.com:a/b":       "ssh://github.com/a/b",
+		"git@host:a/b.git":         "https://host/a/b.git",
+		"ssh://git@host:22/a/b":    "https://host/a/b",
+		"ssh://-oProxy=x/a":        "",
 		"http://host/x":            "",
-		"ssh://host/x":             "",
 		"file:///etc":              "",
+		"/etc":                     "",
 	} {
-		u, err := submoduleURL(parent, raw)
-		if want == "" && err == nil || want != "" && (err != nil || u.String() != want) {
-			t.Errorf("%s: %v, %v; want %q", raw, u, err, want)
+		s, err := submoduleSpec(gitSpec{url: parent}, raw)
+		if want == "" && err == nil || want != "" && (err != nil || s.url.String() != want) {
+			t.Errorf("%s: %v, %v; want %q", raw, s.url, err, want)
 		}
 	}
 	g := newGitServer(t)
@@ -368,7 +378,7 @@ func TestGitSubmoduleErrors(t *testing.T) {
 	g.commit("top.git", nil)
 	opt := g.options()
 	opt.GitSubmodules = true
-	if _, _, err := g.content("/top.git", opt); err == nil || !strings.Contains(err.Error(), `submodule "leaf": only https:// and relative URLs`) {
+	if _, _, err := g.content("/top.git", opt); err == nil || !strings.Contains(err.Error(), `submodule "leaf": only https://, ssh and relative URLs`) {
 		t.Errorf("error = %v", err)
 	}
 	g.git("top.git", "rm", "-q", "--cached", ".gitmodules")
@@ -376,21 +386,6 @@ func TestGitSubmoduleErrors(t *testing.T) {
 	g.git("top.git", "commit", "-q", "-m", "c")
 	if _, _, err := g.content("/top.git", opt); err == nil || !strings.Contains(err.Error(), "has submodules but no file .gitmodules") {
 		t.Errorf("error = %v", err)
-	}
-}
-
-// Pointers of Git LFS are kept as they are, with a warning.
-func TestGitLFS(t *testing.T) {
-	g := newGitServer(t)
-	g.repo("r.git", map[string]string{"f": "x", "data.bin": lfsPointer + "oid sha256:00\nsize 1\n"})
-	var b bytes.Buffer
-	opt := g.options()
-	opt.Log = slog.New(slog.NewTextHandler(&b, nil))
-	if _, _, err := g.content("/r.git", opt); err != nil {
-		t.Fatal(err)
-	}
-	if !strings.Contains(b.String(), "files=1 first=data.bin") {
-		t.Errorf("log = %s", b.String())
 	}
 }
 
@@ -428,8 +423,10 @@ func FuzzParseGit(f *testing.F) {
 		if filepath.IsAbs(spec.subdir) {
 			t.Errorf("subdir = %q", spec.subdir)
 		}
-		if u, err := submoduleURL(spec.url, module); err == nil && (u.User != nil || u.Scheme != "https") {
-			t.Errorf("submodule url = %v", u)
+		if s, err := submoduleSpec(spec, module); err == nil && (s.url.User != nil || s.url.Scheme != "https" && s.url.Scheme != "ssh") {
+			t.Errorf("submodule url = %v", s.url)
 		}
+		_, _ = parseSSHGit(s)
+		_, _ = parsePointer([]byte(module))
 	})
 }

@@ -37,8 +37,8 @@ func (g *gitFetch) writeGitDir(r *gitRemote, spec gitSpec, c *object.Commit, ent
 		"HEAD":   c.Hash.String() + "\n",
 		"config": gitConfig(spec.url),
 	}
-	if r.shallow && c.NumParents() > 0 {
-		text["shallow"] = c.Hash.String() + "\n"
+	for _, h := range r.shallow {
+		text["shallow"] += h.String() + "\n"
 	}
 	if name := r.refName(spec.ref); name != "" {
 		text[name] = c.Hash.String() + "\n"

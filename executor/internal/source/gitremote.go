@@ -21,15 +21,34 @@ import (
 // gitRemote is a repository on a server, and what has been fetched of it.
 type gitRemote struct {
 	g       *gitFetch
-	session gittransport.UploadPackSession
+	session packSession
 	refs    *packp.AdvRefs
-	dir     string // for packs
-	pack    *pack  // what was fetched last; nil at first
-	shallow bool   // it has no history
+	dir     string          // for packs
+	pack    *pack           // what was fetched last; nil at first
+	shallow []plumbing.Hash // commits whose history was not fetched
+}
+
+// packSession is a conversation with a server about one repository.
+type packSession interface {
+	AdvertisedReferencesContext(ctx context.Context) (*packp.AdvRefs, error)
+	UploadPack(ctx context.Context, req *packp.UploadPackRequest) (*packp.UploadPackResponse, error)
+	Close() error
 }
 
 // openRemote asks the server what the repository has. Packs go to dir.
 func openRemote(ctx context.Context, g *gitFetch, spec gitSpec, dir string) (*gitRemote, error) {
+	if spec.url.Scheme == "ssh" {
+		session, err := openSSH(ctx, g, spec)
+		if err != nil {
+			return nil, err
+		}
+		refs, err := session.AdvertisedReferencesContext(ctx)
+		if err != nil {
+			_ = session.Close()
+			return nil, gitError(ctx, err, true)
+		}
+		return &gitRemote{g: g, session: session, refs: refs, dir: dir}, nil
+	}
 	ep, err := gittransport.NewEndpoint(spec.url.String())
 	if err != nil {
 		return nil, errors.New("not a valid repository URL")
@@ -68,6 +87,8 @@ func gitError(ctx context.Context, err error, loggedIn bool) error {
 		return fmt.Errorf("repository %w", ErrNotFound)
 	case errors.Is(err, gittransport.ErrEmptyRemoteRepository):
 		return errors.New("the repository is empty")
+	case errors.Is(err, ErrNotFound):
+		return err
 	}
 	var status *githttp.Err
 	if errors.As(err, &status) && status.Response != nil {
@@ -90,7 +111,11 @@ func (r *gitRemote) fetch(ctx context.Context, spec gitSpec) (*object.Commit, er
 		r.refs.Capabilities.Supports(capability.AllowTipSHA1InWant)
 	var err error
 	if direct {
-		if err = r.pull(ctx, []plumbing.Hash{want}, 1); err == nil {
+		depth := 1
+		if spec.keepDir {
+			depth = spec.depth
+		}
+		if err = r.pull(ctx, []plumbing.Hash{want}, depth); err == nil {
 			return r.commit(want)
 		}
 	}
@@ -172,7 +197,6 @@ func (r *gitRemote) pull(ctx context.Context, wants []plumbing.Hash, depth int) 
 	req := packp.NewUploadPackRequestFromCapabilities(r.refs.Capabilities)
 	req.Capabilities.Delete(capability.ThinPack)
 	req.Wants = wants
-	r.shallow = depth > 0 && r.refs.Capabilities.Supports(capability.Shallow)
 	if depth > 0 && r.refs.Capabilities.Supports(capability.Shallow) {
 		req.Depth = packp.DepthCommits(depth)
 		if err := req.Capabilities.Set(capability.Shallow); err != nil {
@@ -201,6 +225,7 @@ func (r *gitRemote) pull(ctx context.Context, wants []plumbing.Hash, depth int) 
 		return fmt.Errorf("fetch from the Git server: %w", writeFailed(r.g.temp, withoutURL(ctx, err)))
 	}
 	r.close()
+	r.shallow = resp.Shallows
 	r.pack, err = openPack(ctx, f, r.dir, r.g.opt.Limits.Bytes)
 	return err
 }

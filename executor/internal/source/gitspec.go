@@ -9,13 +9,15 @@ import (
 
 // gitSpec says which commit of which repository is meant.
 type gitSpec struct {
-	url    *url.URL // https or http, without credentials
+	url    *url.URL // https, http or ssh, without credentials
 	user   *url.Userinfo
+	path   string // what an ssh server is asked for
 	ref    string // branch, tag, "refs/…" or full commit id; "" is HEAD
 	commit string // full commit id; "" is what ref points to
 	subdir string // "" is the root
 
 	keepDir bool // make .git too
+	depth   int  // of the history in .git; 0 is all of it
 }
 
 // parseGit parses what stands after "git://": host/path.git, then "#ref" or
@@ -39,23 +41,43 @@ func parseGit(rest, method string) (gitSpec, error) {
 	}
 	s := gitSpec{url: u, user: u.User}
 	u.User = nil
+	return s, s.setFragments(fragments)
+}
+
+// parseSSHGit parses an ssh URL, or what scp takes, with the same fragments.
+func parseSSHGit(raw string) (gitSpec, error) {
+	repo, fragments, _ := strings.Cut(raw, "#")
+	u, path, err := sshURL(repo)
+	if err == nil && u == nil {
+		err = errors.New("not an ssh URL")
+	}
+	if err != nil {
+		return gitSpec{}, err
+	}
+	s := gitSpec{url: u, user: u.User, path: path}
+	u.User = nil
+	return s, s.setFragments(fragments)
+}
+
+// setFragments reads "ref", "ref:directory" and "#commit" after it.
+func (s *gitSpec) setFragments(fragments string) (err error) {
 	ref, commit, _ := strings.Cut(fragments, "#")
 	if s.ref, s.subdir, err = cutSubdir(ref, ""); err != nil {
-		return gitSpec{}, err
+		return err
 	}
 	if s.commit, s.subdir, err = cutSubdir(commit, s.subdir); err != nil {
-		return gitSpec{}, err
+		return err
 	}
 	if s.commit != "" && !isCommit(s.commit) {
-		return gitSpec{}, fmt.Errorf("commit %q must be a full id of 40 hex digits", s.commit)
+		return fmt.Errorf("commit %q must be a full id of 40 hex digits", s.commit)
 	}
 	if s.commit == "" && isCommit(s.ref) {
 		s.ref, s.commit = "", s.ref
 	}
 	if err := checkRef(s.ref); err != nil {
-		return gitSpec{}, err
+		return err
 	}
-	return s, nil
+	return nil
 }
 
 // cutSubdir cuts "ref:directory".

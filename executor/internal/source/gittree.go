@@ -26,11 +26,12 @@ const (
 
 // commitWriter writes the files of one commit.
 type commitWriter struct {
-	g       *gitFetch
-	r       *gitRemote
-	modTime time.Time
-	modules []submodule
-	index   []*index.Entry
+	g        *gitFetch
+	r        *gitRemote
+	modTime  time.Time
+	modules  []submodule
+	pointers []pointer // to files in Git LFS
+	index    []*index.Entry
 }
 
 // writeCommit writes the files of a commit to the directory at of the tree.
@@ -43,6 +44,17 @@ func (g *gitFetch) writeCommit(ctx context.Context, r *gitRemote, spec gitSpec, 
 	}
 	if err := w.write(ctx, root, ".", at, 0); err != nil {
 		return nil, err
+	}
+	if len(w.pointers) > 0 {
+		var lfsConfig []byte
+		if i := slices.IndexFunc(root.Entries, func(e object.TreeEntry) bool { return e.Name == ".lfsconfig" && e.Mode.IsFile() }); i >= 0 {
+			if lfsConfig, err = w.blob(root.Entries[i].Hash, maxModules); err != nil {
+				return nil, fmt.Errorf("read .lfsconfig: %w", err)
+			}
+		}
+		if err := w.fetchLFS(ctx, spec, lfsConfig); err != nil {
+			return nil, err
+		}
 	}
 	if spec.keepDir {
 		if err := g.writeGitDir(r, spec, c, w.index); err != nil {
@@ -131,21 +143,23 @@ func (w *commitWriter) file(h plumbing.Hash, to string, mode fs.FileMode) error 
 		return err
 	}
 	defer func() { _ = content.Close() }()
-	head := make([]byte, len(lfsPointer))
+	head := make([]byte, maxPointer+1)
 	n, err := io.ReadFull(content, head)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return err
 	}
-	if string(head[:n]) == lfsPointer {
+	if p, ok := parsePointer(head[:n]); ok {
+		if !w.g.opt.GitSkipLFS {
+			p.to, p.mode = to, mode
+			w.pointers = append(w.pointers, p)
+			return nil
+		}
 		if w.g.lfs++; w.g.lfs == 1 {
 			w.g.firstLFS = to
 		}
 	}
 	return w.g.tree.file(to, mode, w.modTime, io.MultiReader(bytes.NewReader(head[:n]), content))
 }
-
-// lfsPointer is how the file begins that Git LFS leaves in a repository.
-const lfsPointer = "version https://git-lfs.github.com/spec/v1\n"
 
 // blob reads a small object.
 func (w *commitWriter) blob(h plumbing.Hash, limit int64) ([]byte, error) {

@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -11,7 +12,7 @@ import (
 // ADD and named contexts do. Of Options only what is about Git's transport and
 // the place on disk counts; credentials go to the repository's host.
 type Repository struct {
-	URL        string // http or https; credentials in it are used
+	URL        string // http, https, ssh or user@host:path; credentials in it are used
 	Ref        string // branch, tag, full name of a ref or full commit id; "" is the default branch
 	Commit     string // what the commit's id must begin with, lower case; "" for any
 	Subdir     string // "" is the root
@@ -32,16 +33,11 @@ func FetchRepository(ctx context.Context, r Repository, opt Options) (*Context, 
 }
 
 func fetchRepository(ctx context.Context, r Repository, opt *Options) (*Context, error) {
-	scheme, rest, _ := strings.Cut(r.URL, "://")
-	if scheme != "http" && scheme != "https" {
-		return nil, fmt.Errorf("scheme %s:// is not supported: use an https:// URL", scheme)
-	}
-	u, err := parseHTTP(scheme, rest)
+	spec, err := repositorySpec(r.URL)
 	if err != nil {
 		return nil, err
 	}
-	spec := gitSpec{url: u, user: u.User, ref: r.Ref, keepDir: r.KeepGitDir && r.Subdir == ""}
-	u.User, u.RawQuery = nil, ""
+	spec.ref, spec.keepDir, spec.depth = r.Ref, r.KeepGitDir && r.Subdir == "", 1
 	if isCommit(r.Ref) {
 		spec.ref, spec.commit = "", r.Ref
 	}
@@ -73,9 +69,38 @@ func fetchRepository(ctx context.Context, r Repository, opt *Options) (*Context,
 	return c, nil
 }
 
+func repositorySpec(raw string) (gitSpec, error) {
+	scheme, rest, ok := strings.Cut(raw, "://")
+	if !ok || scheme == "ssh" {
+		u, path, err := sshURL(raw)
+		if err == nil && u == nil {
+			err = errors.New("not the URL of a repository")
+		}
+		if err != nil {
+			return gitSpec{}, err
+		}
+		spec := gitSpec{url: u, user: u.User, path: path}
+		u.User = nil
+		return spec, nil
+	}
+	if scheme != "http" && scheme != "https" {
+		return gitSpec{}, fmt.Errorf("scheme %s:// is not supported: use an https:// or an ssh URL", scheme)
+	}
+	u, err := parseHTTP(scheme, rest)
+	if err != nil {
+		return gitSpec{}, err
+	}
+	spec := gitSpec{url: u, user: u.User}
+	u.User, u.RawQuery = nil, ""
+	return spec, nil
+}
+
 // Host returns the host of a context's or repository's URL, with its port; ""
 // if it has none.
 func Host(rawURL string) string {
+	if u, _, err := sshURL(rawURL); err == nil && u != nil {
+		return u.Host
+	}
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		return ""

@@ -53,8 +53,8 @@ func TestFetchRepository(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, err := FetchRepository(t.Context(), Repository{URL: "ssh://h/x"}, g.options()); err == nil || !strings.Contains(err.Error(), "use an https:// URL") {
-		t.Errorf("ssh: %v", err)
+	if _, err := FetchRepository(t.Context(), Repository{URL: "git://h/x"}, g.options()); err == nil || !strings.Contains(err.Error(), "use an https:// or an ssh URL") {
+		t.Errorf("git: %v", err)
 	}
 }
 

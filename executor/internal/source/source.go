@@ -49,6 +49,14 @@ type Options struct {
 	// GitSubmodules fetches submodules too. Credentials go to the
 	// repository's own host only.
 	GitSubmodules bool
+	// GitKeepDir leaves a .git in the context, with GitDepth commits of history;
+	// 0: all of it.
+	GitKeepDir bool
+	GitDepth   int
+	// GitSkipLFS leaves the pointers to files in Git LFS instead of the files.
+	GitSkipLFS bool
+	// SSH is for repositories over ssh.
+	SSH SSHOptions
 	// GitInsecureSkipTLS does not verify the Git server's certificate.
 	GitInsecureSkipTLS bool
 
@@ -169,6 +177,7 @@ func Schemes() map[string]Scheme {
 		"dir":   {Form: "dir:///path", fetch: fetchDir},
 		"tar":   {Form: "tar:///path/context.tar.gz or tar://stdin", fetch: fetchTar},
 		"git":   {Form: "git://host/path.git[#ref[:directory]][#commit]", fetch: fetchGit},
+		"ssh":   {Form: "ssh://[user@]host[:port]/path.git[#ref[:directory]][#commit] or user@host:path", fetch: fetchSSH},
 		"https": {Form: "https://host/context.tar.gz or https://account.blob.core.windows.net/container/blob", fetch: fetchHTTPS},
 		"http":  {Form: "http://localhost/context.tar.gz", fetch: fetchHTTP},
 		"gs":    {Form: "gs://bucket[/object][#generation]", fetch: fetchGCS},
@@ -196,6 +205,8 @@ func fetch(ctx context.Context, rawURL string, opt *Options) (*Context, error) {
 			return nil, unknownScheme()
 		}
 		do, rest = s.fetch, after
+	} else if isSCP(rawURL) && !exists(rawURL) {
+		do = fetchSCP
 	}
 	if _, err := cleanSubPath(opt.SubPath); err != nil {
 		return nil, err // before anything is downloaded
@@ -209,6 +220,12 @@ func fetch(ctx context.Context, rawURL string, opt *Options) (*Context, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// exists tells whether a path that may be something else is one.
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 func unknownScheme() error {
@@ -257,7 +274,7 @@ func Redact(rawURL string) string {
 	if hasQuery {
 		out += "?xxxxx"
 	}
-	if hasFragment && scheme == "git" {
+	if hasFragment && (scheme == "git" || scheme == "ssh") {
 		out += "#" + fragment
 	}
 	return out

@@ -69,7 +69,7 @@ func TestFetchErrors(t *testing.T) {
 		is       error
 		want     string
 	}{
-		{"ftp://x", "", nil, "context ftp://x: unknown build context prefix provided, please use one of the following: dir://, git://, gs://, http://, https://, s3://, tar://"},
+		{"ftp://x", "", nil, "context ftp://x: unknown build context prefix provided, please use one of the following: dir://, git://, gs://, http://, https://, s3://, ssh://, tar://"},
 		{"", "", nil, "no directory is named"},
 		{dir + "/none", "", ErrNotFound, "not found"},
 		{dir + "/file.tar", "", nil, "use tar://"},

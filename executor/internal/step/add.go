@@ -167,8 +167,21 @@ func (c *copier) repository(ctx context.Context, r plan.Repo, skip []string) err
 	if err != nil {
 		return err
 	}
-	c.src = repo.Files
-	return c.copy(ctx, selected{name: ".", base: ".", entry: rootfs.Entry{Name: ".", Mode: fs.ModeDir | 0o755, ModTime: c.in.now()}, choose: choose})
+	c.src, c.choose, c.links = repo.Files, choose, map[rootfs.Inode]string{}
+	top := rootfs.Entry{Name: ".", Mode: fs.ModeDir | 0o755, ModTime: c.in.now()}
+	target, err := c.target(".", true)
+	if err != nil {
+		return err
+	}
+	// A destination that is not there is made as a copy of the top directory;
+	// otherwise its contents are copied.
+	if _, err := c.root.Lstat(target); !errors.Is(err, fs.ErrNotExist) {
+		return c.copy(ctx, selected{name: ".", base: ".", entry: top, choose: choose})
+	}
+	if err := c.maker.dirs(rootfs.Parent(target)); err != nil {
+		return err
+	}
+	return c.subdir(ctx, top, place{dir: ".", target: target})
 }
 
 // URLName is the name that a download has in a directory: the last component

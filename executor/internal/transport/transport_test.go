@@ -36,7 +36,7 @@ func TestStall(t *testing.T) {
 	}))
 	defer srv.Close()
 	defer close(release)
-	rt := New(Options{Stall: 150 * time.Millisecond, UserAgent: "kiln/1"})
+	rt := New(Options{Stall: time.Second, UserAgent: "kiln/1"})
 	for path, want := range map[string]error{"/slow": nil, "/stall": ErrStalled} {
 		resp, err := get(t, rt, srv.URL+path)
 		if err != nil {

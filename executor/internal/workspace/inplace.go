@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
 	"github.com/kilnhook/kiln/executor/internal/layer"
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
 	"github.com/kilnhook/kiln/executor/internal/sandbox"
@@ -145,7 +147,7 @@ type inPlaceRoot struct {
 	walk   *snapshot.Walk
 	record *snapshot.Recorder
 	ran    bool            // a process ran since the last Commit
-	has    map[string]bool // which of mountPointDirs the image has
+	has    map[string]bool // which of mountPointDirs and of the directories above mounts the image has
 }
 
 // skip is what extraction leaves out. It learns on the way what the image has.
@@ -153,7 +155,24 @@ func (r *inPlaceRoot) skip(name string) bool {
 	if slices.Contains(mountPointDirs(), name) {
 		r.has[name] = true
 	}
+	r.learn(name)
 	return r.w.keep.skip(name)
+}
+
+// learn notes that the image has a file, and with it the directories above: one
+// that holds a mount of the container is there whether the image has it or not.
+func (r *inPlaceRoot) learn(name string) {
+	for ; name != "."; name = rootfs.Parent(name) {
+		if r.w.keep.pinned(name) {
+			r.has[name] = true
+		}
+	}
+}
+
+// foreign tells whether a name is left alone, or there only because something
+// below it is.
+func (r *inPlaceRoot) foreign(name string) bool {
+	return r.w.keep.skip(name) || name != "." && r.w.keep.pinned(name) && !r.has[name]
 }
 
 // withMountPoints adds to the changes of a step that ran a process the
@@ -213,12 +232,16 @@ func (r *inPlaceRoot) Run(ctx context.Context, p sandbox.Process, mounts ...Moun
 		return fmt.Errorf("prepare mounts: %w", err)
 	}
 	put := &placed{root: r.w.root, keep: r.w.keep, dir: aside, stubs: &stubs{fsys: r.w.root}}
-	err = put.place(ctx, mounts)
-	if err == nil {
+	if err = put.place(ctx, mounts); err != nil {
+		err = fmt.Errorf("start process: %w", err)
+	} else {
 		err = sandbox.RunInPlace(ctx, p)
 	}
 	return errors.Join(err, put.takeAway())
 }
+
+// Apply implements Root.
+func (r *inPlaceRoot) Apply(ctx context.Context, l v1.Layer) error { return apply(ctx, r, l) }
 
 // Commit implements Root.
 func (r *inPlaceRoot) Commit(ctx context.Context) (Commit, error) {
@@ -236,6 +259,13 @@ func (r *inPlaceRoot) Commit(ctx context.Context) (Commit, error) {
 	} else if err := r.walk.Refresh(r.record.Touched()); err != nil {
 		return Commit{}, err
 	}
+	for _, c := range changes {
+		if !c.Deleted {
+			r.learn(c.Name)
+		} else if r.w.keep.pinned(c.Name) {
+			delete(r.has, c.Name)
+		}
+	}
 	changes, shown := r.withMountPoints(changes)
 	r.ran, r.record = false, r.w.recorder()
 	return Commit{Changes: changes, FS: shown, Learn: r.walk.Learn, Release: func() {}}, nil
@@ -252,7 +282,7 @@ func (r *inPlaceRoot) Keep(ctx context.Context, names []string) (rootfs.FS, erro
 	if err != nil {
 		return nil, err
 	}
-	c := &copier{src: r.w.root, dst: dst, skip: r.w.keep.skip, done: map[string]bool{}, links: map[rootfs.Inode]string{}}
+	c := &copier{src: r.w.root, dst: dst, skip: r.foreign, done: map[string]bool{}, links: map[rootfs.Inode]string{}}
 	for _, n := range names {
 		if err := c.path(ctx, n); err != nil {
 			return nil, fmt.Errorf("keep %s of the stage: %w", n, err)

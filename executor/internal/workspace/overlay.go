@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"sync"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
 	"github.com/kilnhook/kiln/executor/internal/layer"
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
 	"github.com/kilnhook/kiln/executor/internal/sandbox"
@@ -97,7 +99,8 @@ func extractTo(ctx context.Context, path string, img Image, report Report) error
 // Begin makes the root of a stage.
 func (o *Overlay) Begin(ctx context.Context, g Ground) (Root, error) {
 	r := &overlayRoot{o: o, mounted: map[string]bool{}}
-	if parent, ok := g.Parent.(*overlayRoot); ok && parent != nil {
+	parent, stacked := g.Parent.(*overlayRoot)
+	if stacked {
 		if err := parent.freeze(ctx); err != nil {
 			return nil, err
 		}
@@ -119,7 +122,16 @@ func (o *Overlay) Begin(ctx context.Context, g Ground) (Root, error) {
 	if err := r.showBase(); err != nil {
 		return nil, err
 	}
-	return r, r.mount()
+	if err := r.mount(); err != nil || stacked {
+		return r, err
+	}
+	// What the parent added is in layers only: its root is not on disk.
+	for _, l := range g.Layers {
+		if err := r.Apply(ctx, l); err != nil {
+			return r, err
+		}
+	}
+	return r, nil
 }
 
 // overlayRoot is a stack of directories: the image, one for each step that
@@ -268,6 +280,9 @@ func targetsOf(mounts []Mount) []string {
 	}
 	return out
 }
+
+// Apply implements Root.
+func (r *overlayRoot) Apply(ctx context.Context, l v1.Layer) error { return apply(ctx, r, l) }
 
 // Commit implements Root.
 func (r *overlayRoot) Commit(ctx context.Context) (Commit, error) {

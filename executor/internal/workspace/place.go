@@ -72,6 +72,9 @@ func (p *placed) one(ctx context.Context, n int, m Mount) error {
 	if err != nil {
 		return err
 	}
+	if err := p.fits(m, name); err != nil {
+		return err
+	}
 	told := p.keepTime(rootfs.Parent(name))
 	defer told()
 	was, err := p.free(ctx, n, name)
@@ -82,6 +85,38 @@ func (p *placed) one(ctx context.Context, n int, m Mount) error {
 		return err
 	}
 	return p.fill(ctx, m, name, was)
+}
+
+// ErrTmpfsSize is wrapped by the error of a mount that nothing can keep to its
+// size in place.
+var ErrTmpfsSize = errors.New("no size can be set for a tmpfs with --isolation=inplace: leave size out, or use --isolation=overlay")
+
+// fits refuses what no mount could be made of: a directory over a file, or the
+// other way round, and a limit that nobody would keep.
+func (p *placed) fits(m Mount, name string) error {
+	if m.Tmpfs && m.Size > 0 {
+		return ErrTmpfsSize
+	}
+	isDir := m.Tmpfs
+	if m.Source != "" {
+		fi, err := os.Stat(m.Source)
+		if err != nil {
+			return err
+		}
+		isDir = fi.IsDir()
+	}
+	e, err := p.root.Lstat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || isNotDir(err):
+		return nil
+	case err != nil:
+		return err
+	case isDir && !e.Mode.IsDir():
+		return errors.New("what is there is not a directory")
+	case !isDir && e.Mode.IsDir():
+		return errors.New("what is there is a directory")
+	}
+	return nil
 }
 
 // fill puts what stands in for m at name, where was was.
@@ -129,6 +164,7 @@ func (p *placed) free(ctx context.Context, n int, name string) (*rootfs.Entry, e
 	if err != nil {
 		return nil, fmt.Errorf("put aside what is there: %w", err)
 	}
+	p.root.Flush() // it may know the directory that was there
 	p.undo = append(p.undo, func() error {
 		if err := p.root.Remove(name); err != nil {
 			return err

@@ -457,3 +457,64 @@ func TestExtractRetries(t *testing.T) {
 		}
 	}
 }
+
+// A stage that needs files can stand on one of which only the outline is known:
+// what that added is in layers, also in those that are still being written.
+func TestRootsOnOutlines(t *testing.T) {
+	base := Image{Key: "aa", Layers: []v1.Layer{layerOf(t, "a=1", "b=2")}}
+	index := func(ctx context.Context, l v1.Layer) (io.ReadCloser, error) {
+		var buf bytes.Buffer
+		err := layer.WriteIndex(ctx, l, &buf)
+		return io.NopCloser(&buf), err
+	}
+	each(t, func(t *testing.T, w begin) {
+		o := NewOutlines(t.TempDir(), index, time.Now)
+		defer o.Close()
+		parent, err := o.Begin(t.Context(), Ground{Image: base})
+		if err != nil {
+			t.Fatal(err)
+		}
+		put(t, parent.FS(), "c", "3")
+		if err := parent.FS().Remove("a"); err != nil {
+			t.Fatal(err)
+		}
+		c, got := commit(t, parent)
+		if got != "-a c" {
+			t.Errorf("changed: %q", got)
+		}
+		blob, err := layer.NewBlob(t.TempDir(), layer.Compression{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		written := make(chan error, 1)
+		time.AfterFunc(50*time.Millisecond, func() {
+			written <- blob.Fill(context.Background(), c.FS, c.Changes, layer.WriteOptions{})
+		})
+		r, err := w.Begin(t.Context(), Ground{Image: base, Parent: parent, Layers: []v1.Layer{blob}})
+		if err := errors.Join(err, <-written); err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		if got := content(t, r.FS(), "b") + content(t, r.FS(), "c"); got != "23" {
+			t.Errorf("the root shows %q", got)
+		}
+		if _, err := r.FS().Lstat("a"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("a, which the parent removed: %v", err)
+		}
+		if _, got := commit(t, r); got != "" {
+			t.Errorf("nothing was done and %q changed", got)
+		}
+		// Another outline on the same parent has what that has.
+		other, err := o.Begin(t.Context(), Ground{Image: base, Parent: parent})
+		if err != nil {
+			t.Fatal(err)
+		}
+		put(t, other.FS(), "d", "4")
+		if _, err := parent.FS().Lstat("d"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("d, which is the other's: %v", err)
+		}
+		if got := content(t, other.FS(), "c") + content(t, other.FS(), "b"); got != "32" {
+			t.Errorf("the other shows %q", got)
+		}
+	})
+}

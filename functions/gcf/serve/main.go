@@ -51,7 +51,7 @@ func serve(ctx context.Context) error {
 	if port == "" {
 		port = "8080"
 	}
-	slog.Info("serving", "function", target, "port", port)
+	slog.New(slog.NewTextHandler(os.Stderr, nil)).Info("serving", "function", target, "port", port)
 	served := make(chan error, 1)
 	go func() { served <- funcframework.StartHostPort("127.0.0.1", port) }()
 	select {

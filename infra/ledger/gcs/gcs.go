@@ -62,7 +62,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	// Attempts are counted in one place, the package object.
 	client.SetRetry(storage.WithPolicy(storage.RetryNever))
-	store, err := object.New(bucket{handle: client.Bucket(o.Bucket), page: o.PageSize}, o.Options)
+	store, err := object.New(bucket{handle: client.Bucket(o.Bucket), page: o.PageSize}, storage.ShouldRetry, o.Options)
 	if err != nil {
 		return nil, errors.Join(err, client.Close())
 	}
@@ -164,9 +164,6 @@ func (b bucket) List(ctx context.Context, prefix, after string, limit int) ([]st
 		}
 	}
 }
-
-// Transient implements object.Bucket.
-func (b bucket) Transient(err error) bool { return storage.ShouldRetry(err) }
 
 // known turns what the server says of an object into the errors of the package
 // object.

@@ -41,8 +41,6 @@ type Bucket interface {
 	// in ascending byte order: at most limit if that is positive. There may be
 	// more; there are none if none are returned.
 	List(ctx context.Context, prefix, after string, limit int) ([]string, error)
-	// Transient reports whether what an error tells of may pass.
-	Transient(err error) bool
 }
 
 // Options says how a store uses its bucket.
@@ -58,12 +56,14 @@ type Options struct {
 // lost is recognised as its own. Any number of goroutines, processes and
 // machines may use a bucket at once.
 type Store struct {
-	bucket Bucket
-	opts   Options
+	bucket    Bucket
+	transient func(error) bool
+	opts      Options
 }
 
-// New returns the store in a bucket. The error is that of the prefix.
-func New(b Bucket, opts Options) (*Store, error) {
+// New returns the store in a bucket. transient reports whether what an error of
+// the bucket tells of may pass. The error is that of the prefix.
+func New(b Bucket, transient func(error) bool, opts Options) (*Store, error) {
 	opts.Prefix = strings.Trim(opts.Prefix, "/")
 	if err := ledger.CheckPrefix(opts.Prefix); err != nil {
 		return nil, fmt.Errorf("prefix of the ledger: %w", err)
@@ -80,7 +80,7 @@ func New(b Bucket, opts Options) (*Store, error) {
 	if opts.MaxBackoff < opts.MinBackoff {
 		opts.MaxBackoff = max(opts.MinBackoff, 5*time.Second)
 	}
-	return &Store{bucket: b, opts: opts}, nil
+	return &Store{bucket: b, transient: transient, opts: opts}, nil
 }
 
 // Get returns the value of a key and its version. The error wraps
@@ -230,7 +230,7 @@ func (s *Store) again(ctx context.Context, f func(attempt int) error) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrPrecondition) || !s.bucket.Transient(err) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrPrecondition) || !s.transient(err) {
 			return err
 		}
 		if attempt == s.opts.Attempts {

@@ -76,7 +76,7 @@ func Open(ctx context.Context, o Options) (*object.Store, error) {
 			opts.HTTPClient = o.Client
 		}
 	})
-	return object.New(bucket{client: client, name: o.Bucket, page: o.PageSize}, o.Options)
+	return object.New(bucket{client: client, name: o.Bucket, page: o.PageSize}, transient, o.Options)
 }
 
 // bucket is a bucket as the package object wants one.
@@ -156,9 +156,9 @@ func (b bucket) List(ctx context.Context, prefix, after string, limit int) ([]st
 	return names, nil
 }
 
-// Transient implements object.Bucket. S3 answers 409 when two conditional
-// writes of one key meet: neither is done then.
-func (b bucket) Transient(err error) bool {
+// transient reports whether what an error tells of may pass. S3 answers 409 when
+// two conditional writes of one key meet: neither is done then.
+func transient(err error) bool {
 	switch status(err) {
 	case http.StatusConflict, http.StatusTooManyRequests, http.StatusRequestTimeout:
 		return true

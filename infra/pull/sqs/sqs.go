@@ -94,15 +94,9 @@ func Open(ctx context.Context, o Options) (*Puller, error) {
 func (p *Puller) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		messages, err := p.receive(ctx)
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
+		if err != nil && ctx.Err() == nil {
 			p.opts.Log.Warn("queue cannot be asked; trying again", "queue", p.opts.Queue, "err", err)
-			if !sleep(ctx, p.opts.Pause) {
-				return nil
-			}
-			continue
+			sleep(ctx, p.opts.Pause)
 		}
 		var group errgroup.Group
 		for _, m := range messages {
@@ -162,14 +156,12 @@ func pause(count string) time.Duration {
 	return min(time.Second<<min(n-1, 20), maxPause)
 }
 
-// sleep waits, and reports whether the context is still on.
-func sleep(ctx context.Context, d time.Duration) bool {
+// sleep waits, or until the context ends.
+func sleep(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return true
 	case <-ctx.Done():
-		return false
 	}
 }

@@ -1,0 +1,65 @@
+package node
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// controllers are the cgroup version 1 hierarchies that a kubelet wants.
+var controllers = []string{"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids"}
+
+// hasUnified reports whether the machine's controllers are those of cgroup
+// version 2.
+func hasUnified() bool {
+	raw, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
+	return err == nil && slices.Contains(strings.Fields(string(raw)), "memory")
+}
+
+// podCgroups are the directories below which the pods of a node have theirs, as
+// the host sees them.
+func podCgroups(pid int) []string {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	var dirs []string
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		_, rest, _ := strings.Cut(lines.Text(), ":")
+		names, path, _ := strings.Cut(rest, ":")
+		for name := range strings.SplitSeq(names, ",") {
+			root := filepath.Join("/sys/fs/cgroup", strings.TrimPrefix(name, "name="), path)
+			for _, sub := range []string{"kubepods", "k8s.io"} {
+				dirs = append(dirs, filepath.Join(root, sub))
+			}
+		}
+	}
+	return dirs
+}
+
+// removeCgroup removes a directory of cgroups that hold no process any more.
+func removeCgroup(root string) error {
+	var dirs []string
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			dirs = append(dirs, path)
+		}
+		return err
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove cgroups: %w", err)
+	}
+	slices.Reverse(dirs)
+	for _, dir := range dirs {
+		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove cgroup: %w", err)
+		}
+	}
+	return nil
+}

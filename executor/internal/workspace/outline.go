@@ -1,0 +1,188 @@
+package workspace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"sync"
+	"syscall"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/kilnhook/kiln/executor/internal/layer"
+	"github.com/kilnhook/kiln/executor/internal/rootfs"
+	"github.com/kilnhook/kiln/executor/internal/sandbox"
+	"github.com/kilnhook/kiln/executor/internal/snapshot"
+)
+
+// Outlines makes roots for stages in which no process runs: of what stands there
+// already only names and metadata are known, from the indexes of layers, so that
+// no image is extracted and none need be downloaded whose indexes are at hand.
+// What steps put there is kept whole. It is safe for concurrent use.
+type Outlines struct {
+	dir   string
+	index func(ctx context.Context, l v1.Layer) (io.ReadCloser, error)
+	now   func() time.Time
+
+	mu     sync.Mutex
+	spools []*rootfs.Spool
+}
+
+// NewOutlines returns an Outlines that keeps what steps write below dir, and
+// gets what layer.WriteIndex wrote from index.
+func NewOutlines(dir string, index func(ctx context.Context, l v1.Layer) (io.ReadCloser, error), now func() time.Time) *Outlines {
+	return &Outlines{dir: dir, index: index, now: now}
+}
+
+// Close gives up what was kept. The roots are of no use any more.
+func (o *Outlines) Close() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var errs []error
+	for _, s := range o.spools {
+		errs = append(errs, s.Close())
+	}
+	o.spools = nil
+	return errors.Join(errs...)
+}
+
+// Begin makes the root of a stage. Its parent, if it has one, must be an outline
+// too.
+func (o *Outlines) Begin(ctx context.Context, g Ground) (Root, error) {
+	if parent, ok := g.Parent.(*outline); ok {
+		r := &outline{o: o, tree: parent.tree.Clone(), spool: parent.spool}
+		r.record = snapshot.NewRecorder(r.tree)
+		return r, nil
+	}
+	spool, err := rootfs.NewSpool(o.dir)
+	if err != nil {
+		return nil, err
+	}
+	o.mu.Lock()
+	o.spools = append(o.spools, spool)
+	o.mu.Unlock()
+	r := &outline{o: o, tree: rootfs.NewTree(spool.Keep, o.now), spool: spool}
+	r.record = snapshot.NewRecorder(r.tree)
+	for i, l := range g.Image.Layers {
+		if err := r.apply(ctx, l, i == 0); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// outline is a root of which only names and metadata are known.
+type outline struct {
+	o      *Outlines
+	tree   *rootfs.Tree
+	spool  *rootfs.Spool
+	record *snapshot.Recorder
+}
+
+func (r *outline) apply(ctx context.Context, l v1.Layer, first bool) error {
+	index, err := r.o.index(ctx, l)
+	if err != nil {
+		return err
+	}
+	err = layer.ApplyIndex(ctx, r.tree, index, l, r.spool, layer.ApplyOptions{First: first})
+	return errors.Join(err, index.Close())
+}
+
+// FS implements Root.
+func (r *outline) FS() rootfs.FS { return r.record }
+
+// Apply implements Root.
+func (r *outline) Apply(ctx context.Context, l v1.Layer) error { return r.apply(ctx, l, false) }
+
+// errOutline is a mistake of the caller.
+var errOutline = errors.New("the files of this stage are not on disk")
+
+// Run implements Root: there is nothing that could be run.
+func (r *outline) Run(context.Context, sandbox.Process, ...Mount) error { return errOutline }
+
+// Commit implements Root.
+func (r *outline) Commit(context.Context) (Commit, error) {
+	changes, err := r.record.Changes()
+	if err != nil {
+		return Commit{}, err
+	}
+	shown, err := freeze(r.tree, r.record.Touched())
+	r.record = snapshot.NewRecorder(r.tree)
+	if err != nil {
+		return Commit{}, err
+	}
+	return Commit{Changes: changes, FS: shown, Stable: true, Release: func() {}}, nil
+}
+
+// Keep implements Root. What stages are built on it have trees of their own.
+func (r *outline) Keep(context.Context, []string) (rootfs.FS, error) { return r.tree, nil }
+
+// Close implements Root.
+func (r *outline) Close() error { return nil }
+
+// frozen is the part of a tree that a layer is made of, as it was.
+type frozen struct {
+	entries  map[string]rootfs.Entry
+	contents map[string]rootfs.Content
+}
+
+// freeze takes down what is at names, and the directories above.
+func freeze(tree *rootfs.Tree, names []string) (*frozen, error) {
+	f := &frozen{entries: map[string]rootfs.Entry{}, contents: map[string]rootfs.Content{}}
+	for _, name := range names {
+		for ; !f.has(name); name = rootfs.Parent(name) {
+			e, err := tree.Lstat(name)
+			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+				continue // it was removed
+			}
+			if err == nil && e.Mode.IsRegular() {
+				f.contents[name], err = tree.Content(name)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("take down /%s: %w", name, err)
+			}
+			f.entries[name] = e
+		}
+	}
+	return f, nil
+}
+
+func (f *frozen) has(name string) bool {
+	_, ok := f.entries[name]
+	return ok
+}
+
+// errFrozen is a mistake of the caller.
+var errFrozen = errors.New("it cannot be changed any more")
+
+func (f *frozen) Lstat(name string) (rootfs.Entry, error) {
+	e, ok := f.entries[name]
+	if !ok {
+		return e, &fs.PathError{Op: "lstat", Path: name, Err: fs.ErrNotExist}
+	}
+	return e, nil
+}
+
+func (f *frozen) Open(name string) (io.ReadCloser, error) {
+	c := f.contents[name]
+	if c == nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+	}
+	return c.Open()
+}
+
+// List lists what is known.
+func (f *frozen) List(name string) ([]string, error) {
+	return nil, &fs.PathError{Op: "list", Path: name, Err: errors.ErrUnsupported}
+}
+
+func (f *frozen) Put(e rootfs.Entry, _ io.Reader) error {
+	return &fs.PathError{Op: "put", Path: e.Name, Err: errFrozen}
+}
+
+func (f *frozen) Remove(name string) error {
+	return &fs.PathError{Op: "remove", Path: name, Err: errFrozen}
+}

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+	"knative.dev/pkg/environment"
+
+	"github.com/kilnhook/kiln/functions/finish"
+	"github.com/kilnhook/kiln/infra/local/launch"
+	"github.com/kilnhook/kiln/infra/local/serving"
+	"github.com/kilnhook/kiln/knative/jobsink"
+	jobs "github.com/kilnhook/kiln/knative/launch"
+)
+
+// The ways executors run, as --launcher names them.
+const (
+	launchProcess    = "process"
+	launchKubernetes = "kubernetes"
+	launchJobSink    = "jobsink"
+)
+
+// clusterFlags are those about executors that run on a cluster.
+type clusterFlags struct {
+	launcher, jobs, namespace string
+	jobSink, resultURL        string
+	resultKeyFile             string
+	qps                       float64
+	noElection                bool
+}
+
+// define adds the flags to a set.
+func (f *clusterFlags) define(fs *flag.FlagSet, p process) {
+	way := p.getenv("KILN_LAUNCHER")
+	if way == "" {
+		way = launchProcess
+	}
+	fs.StringVar(&f.launcher, "launcher", way, "how executors run: process, as child processes; kubernetes, as Jobs; jobsink, as Jobs that a Knative JobSink makes (KILN_LAUNCHER)")
+	fs.StringVar(&f.jobs, "jobs", p.getenv("KILN_JOBS"), "file that says how Jobs are made: image, profile, resources, … (KILN_JOBS)")
+	fs.StringVar(&f.namespace, "namespace", p.getenv("KILN_NAMESPACE"), "namespace of the Jobs; its own by default (KILN_NAMESPACE)")
+	fs.Float64Var(&f.qps, "kube-api-qps", 200, "requests a second to the API server, at most")
+	fs.BoolVar(&f.noElection, "no-leader-election", false, "follow Jobs and sweep without asking if another dispatcher does")
+	fs.StringVar(&f.jobSink, "jobsink", p.getenv("KILN_JOBSINK"), "URL of the JobSink (KILN_JOBSINK)")
+	fs.StringVar(&f.resultURL, "result-url", p.getenv("KILN_RESULT_URL"), "URL of this dispatcher as executors of a JobSink see it (KILN_RESULT_URL)")
+	fs.StringVar(&f.resultKeyFile, "result-key-file", "", "file with the key of the tokens that executors of a JobSink show (or KILN_RESULT_KEY)")
+}
+
+// cluster is what of the configuration is about executors on a cluster.
+type cluster struct {
+	launcher  string
+	options   jobs.Options
+	namespace string
+	qps       float64
+	election  bool
+	jobSink   string
+	resultURL string
+	resultKey []byte
+}
+
+// minKey is the length of a key that nobody guesses, in bytes.
+const minKey = 16
+
+// ownNamespace is where a pod finds the name of its namespace.
+const ownNamespace = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+
+// apply checks the flags and reads the files they name.
+func (f clusterFlags) apply(p process, cfg *config) error {
+	c := &cfg.cluster
+	c.launcher, c.namespace, c.qps, c.election = f.launcher, f.namespace, f.qps, !f.noElection
+	switch f.launcher {
+	case launchProcess:
+		c.election = false
+		return nil
+	case launchKubernetes:
+		return f.applyKubernetes(c)
+	case launchJobSink:
+		c.election = false
+		return f.applyJobSink(p, c)
+	}
+	return fmt.Errorf("--launcher %q is none of process, kubernetes and jobsink", f.launcher)
+}
+
+func (f clusterFlags) applyKubernetes(c *cluster) error {
+	data, err := os.ReadFile(f.jobs)
+	if err != nil {
+		return fmt.Errorf("read how Jobs are made; name the file with --jobs: %w", err)
+	}
+	if c.options, err = jobs.ParseOptions(data); err != nil {
+		return fmt.Errorf("%s: %w", f.jobs, err)
+	}
+	if c.namespace == "" {
+		own, err := os.ReadFile(ownNamespace)
+		if err != nil {
+			return errors.New("this is not a pod: say with --namespace where Jobs are made")
+		}
+		c.namespace = strings.TrimSpace(string(own))
+	}
+	if f.qps <= 0 {
+		return errors.New("--kube-api-qps must be positive")
+	}
+	return nil
+}
+
+func (f clusterFlags) applyJobSink(p process, c *cluster) error {
+	for flag, text := range map[string]string{"--jobsink": f.jobSink, "--result-url": f.resultURL} {
+		if u, err := url.Parse(text); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			return fmt.Errorf("with --launcher=jobsink, %s is the http:// or https:// URL that it is for, not %q", flag, text)
+		}
+	}
+	c.jobSink, c.resultURL = f.jobSink, strings.TrimSuffix(f.resultURL, "/")+finish.GatewayPath
+	keys, err := serving.SecretLines(p.getenv, f.resultKeyFile, "KILN_RESULT_KEY")
+	if err != nil {
+		return err
+	}
+	if len(keys) != 1 || len(keys[0]) < minKey {
+		return fmt.Errorf("with --launcher=jobsink, --result-key-file has one line of at least %d characters", minKey)
+	}
+	c.resultKey = []byte(keys[0])
+	return nil
+}
+
+// openLauncher opens what runs executors.
+func (s *service) openLauncher(finisher *finish.Finisher) error {
+	switch s.cfg.cluster.launcher {
+	case launchKubernetes:
+		return s.openJobs(finisher)
+	case launchJobSink:
+		gateway := finish.Gateway{Finisher: finisher, Key: s.cfg.cluster.resultKey}
+		l, err := jobsink.New(jobsink.Config{
+			URL: s.cfg.cluster.jobSink, ResultURL: s.cfg.cluster.resultURL, Token: gateway.Token, Ledger: s.ledger,
+			Timeout: s.cfg.timeout, Now: s.cfg.now, Log: s.cfg.log,
+		})
+		s.launcher, s.results = l, gateway
+		s.follow = func(ctx context.Context) error { <-ctx.Done(); return nil }
+		return err
+	}
+	l, err := launch.Open(launch.Config{
+		Dir: filepath.Join(s.cfg.data, "builds"), Executor: s.cfg.executor, Env: s.cfg.executorEnv,
+		Parallel: s.cfg.parallel, MaxQueued: s.cfg.maxQueued, MaxTenantQueued: s.cfg.maxTenantQueued, Capacity: serving.Capacity(s.cfg.data),
+		Timeout: s.cfg.timeout, Finish: finisher.Finish, Started: s.started, Flags: s.flags,
+		Now: s.cfg.now, Log: s.cfg.log,
+	})
+	if err != nil {
+		return err
+	}
+	s.launcher, s.local, s.follow = serving.Launcher{L: l}, l, l.Run
+	return nil
+}
+
+// openJobs opens the launcher of Jobs, on the cluster that the environment says.
+func (s *service) openJobs(finisher *finish.Finisher) error {
+	access := environment.ClientConfig{QPS: s.cfg.cluster.qps, Burst: int(1.5 * s.cfg.cluster.qps), Kubeconfig: s.cfg.kubeconfig}
+	rest, err := access.GetRESTConfig()
+	if err != nil {
+		return fmt.Errorf("find the cluster: %w", err)
+	}
+	client, err := kubernetes.NewForConfig(rest)
+	if err != nil {
+		return fmt.Errorf("connect to the cluster: %w", err)
+	}
+	options := s.cfg.cluster.options
+	for _, host := range s.cfg.insecureRegistries {
+		options.Template.Flags = append(options.Template.Flags, "--insecure-registry="+host)
+	}
+	options.Template.Flags = append(options.Template.Flags, s.cfg.executorFlags...)
+	if options.Template.Timeout == 0 {
+		options.Template.Timeout = s.cfg.timeout
+	}
+	l, err := jobs.New(jobs.Config{
+		Client: client, Namespace: s.cfg.cluster.namespace, Template: options.Template, PendingTimeout: options.PendingTimeout,
+		Finish: finisher.Finish, Started: s.started, Now: s.cfg.now, Log: s.cfg.log,
+	})
+	if err != nil {
+		return err
+	}
+	s.launcher, s.follow = l, l.Run
+	if s.cfg.cluster.election {
+		s.elect = election{client: client, namespace: s.cfg.cluster.namespace, log: s.cfg.log}.lead
+	}
+	return nil
+}
+
+// leadFor is how long a leader that does not answer stays the leader.
+const leadFor = 15 * time.Second
