@@ -186,6 +186,34 @@ func TestBucketUpload(t *testing.T) {
 	}
 }
 
+// A dispatcher that wants an OIDC token gets one of the function's account, as the
+// platform gives them out.
+func TestAudience(t *testing.T) {
+	claims := base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"aud":"https://kiln","exp":%d}`, time.Now().Add(time.Hour).Unix()))
+	token := "eyJhbGciOiJSUzI1NiJ9." + claims + ".c2ln"
+	metadata := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Metadata-Flavor", "Google")
+		switch {
+		case r.Header.Get("Metadata-Flavor") != "Google":
+			w.WriteHeader(http.StatusForbidden)
+		case strings.HasSuffix(r.URL.Path, "/identity") && r.URL.Query().Get("audience") == "https://kiln":
+			_, _ = io.WriteString(w, token)
+		default:
+			_, _ = io.WriteString(w, "p1")
+		}
+	}))
+	defer metadata.Close()
+	to := newReceiver(t)
+	url := start(t, "BucketUpload", "KILN_CHANGES="+to.URL, "KILN_CHANGES_AUDIENCE=https://kiln", "GCE_METADATA_HOST="+strings.TrimPrefix(metadata.URL, "http://"))
+	h, body := sourcetest.Request(t, "../../../events/source/gcs/testdata/eventarc.http")
+	if status, text := post(t, url, h, body); status != http.StatusOK {
+		t.Fatalf("%d %s", status, text)
+	}
+	if _, header := to.change(t); header.Get("Authorization") != "Bearer "+token {
+		t.Errorf("authorized by %q", header.Get("Authorization"))
+	}
+}
+
 // Webhooks of every forge are verified and passed on to a topic.
 func TestGitPush(t *testing.T) {
 	srv := pstest.NewServer()
@@ -200,6 +228,7 @@ func TestGitPush(t *testing.T) {
 	}
 	url := start(t, "GitPush", "KILN_CHANGES=pubsub://p1/changes", "PUBSUB_EMULATOR_HOST="+srv.Addr,
 		"KILN_GITHUB_SECRET=s1", "KILN_GITLAB_SECRET=s2", "KILN_GITEA_SECRET=old\ns3", "KILN_BITBUCKET_SECRET=s4")
+	const trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 	sign := func(secret string, body []byte) string {
 		mac := hmac.New(sha256.New, []byte(secret))
 		mac.Write(body)
@@ -216,6 +245,7 @@ func TestGitPush(t *testing.T) {
 		for secret, want := range map[string]int{"wrong": http.StatusUnauthorized, tc.secret: http.StatusAccepted} {
 			before := len(srv.Messages())
 			h, body := sourcetest.Request(t, "../../../events/source/"+tc.name+".http")
+			h.Set("Traceparent", trace)
 			h.Set(tc.header, tc.prefix+sign(secret, body))
 			if tc.header == "X-Gitlab-Token" {
 				h.Set(tc.header, secret)
@@ -231,7 +261,7 @@ func TestGitPush(t *testing.T) {
 			}
 			m := messages[len(messages)-1]
 			var c events.Change
-			if err := json.Unmarshal(m.Data, &c); err != nil || m.Attributes["ce-type"] != events.TypeSourceChanged || c.Kind != events.KindGit || m.OrderingKey != c.Location+"/"+c.Name {
+			if err := json.Unmarshal(m.Data, &c); err != nil || m.Attributes["ce-type"] != events.TypeSourceChanged || c.Kind != events.KindGit || m.OrderingKey != c.Location+"/"+c.Name || m.Attributes["ce-traceparent"] != trace {
 				t.Errorf("%s: %+v with %v, %v", tc.name, c, m.Attributes, err)
 			}
 			if tc.location != "" && c.Location != tc.location {
