@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -64,6 +65,7 @@ type figures struct {
 	Success     float64
 	StatusCodes map[string]int `json:"status_codes"`
 	Errors      []string
+	codes       []int // the status of each request
 }
 
 // server is the process under load.
@@ -166,13 +168,26 @@ func (s *server) attack(t *testing.T, vegeta string, rate, first, n int) (f figu
 	if err := json.Unmarshal(out, &f); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
+	out, err = exec.CommandContext(ctx, vegeta, "encode", "-to=json", result).Output()
+	if err != nil {
+		t.Fatalf("vegeta: %v", err)
+	}
+	f.codes = make([]int, f.Requests)
+	for line := range bytes.Lines(out) {
+		var r struct{ Seq, Code int }
+		if err := json.Unmarshal(line, &r); err != nil || r.Seq >= len(f.codes) {
+			t.Fatalf("%v: %s", err, line)
+		}
+		f.codes[r.Seq] = r.Code
+	}
 	return f, half, end
 }
 
 // settled waits until every build has its outcome, and reports what is not as
 // it should be: each webhook one build with one outcome, told once.
-func (s *server) settled(t *testing.T, n int) {
+func (s *server) settled(t *testing.T, accepted map[int]bool) {
 	t.Helper()
+	n := len(accepted)
 	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(200 * time.Millisecond) {
 		open, err := filepath.Glob(filepath.Join(s.dir, "ledger", "open", "*", "*.json"))
 		if err != nil {
@@ -196,7 +211,7 @@ func (s *server) settled(t *testing.T, n int) {
 			t.Errorf("%d %s of %d webhooks", len(files), kind, n)
 		}
 	}
-	for i := range n {
+	for i := range accepted {
 		c := events.Change{Kind: events.KindGit, Location: "github.com/acme/shop", Name: fmt.Sprintf("refs/heads/b%d", i), After: fmt.Sprintf("%040x", i+1)}
 		id := events.Request{Trigger: "app", Sequence: 1, Change: c}.DeriveBuildID()
 		if _, err := os.Stat(filepath.Join(s.dir, "ledger", record.ResultKey(id))); err != nil {
@@ -254,13 +269,25 @@ func TestLoad(t *testing.T) {
 			f, half, end := s.attack(t, vegeta, rate, 0, n)
 			t.Logf("%d/s for %d s: %d requests, %.1f/s; acknowledged in p50 %s, p95 %s, p99 %s, at most %s; memory %d MiB half-way, %d MiB at the end",
 				rate, length, f.Requests, f.Rate, f.Latencies.P50, f.Latencies.P95, f.Latencies.P99, f.Latencies.Max, half>>20, end>>20)
-			if f.StatusCodes["202"] != f.Requests || len(f.Errors) > 0 {
-				t.Errorf("answers %v, errors %v", f.StatusCodes, f.Errors)
+			// Where the disk is slower than that, senders are told to come again;
+			// what was acknowledged counts.
+			accepted := map[int]bool{}
+			for i, code := range f.codes {
+				switch code {
+				case http.StatusAccepted:
+					accepted[i/2] = true
+				case http.StatusTooManyRequests:
+				default:
+					t.Errorf("request %d was answered %d", i, code)
+				}
 			}
-			if f.Requests < n {
-				t.Errorf("only %d requests could be sent in time", f.Requests)
+			if f.StatusCodes["429"] > 0 {
+				t.Logf("answers %v: the disk is too slow for %d/s", f.StatusCodes, rate)
 			}
-			s.settled(t, (f.Requests+1)/2)
+			if rate == 50 && len(accepted) < n {
+				t.Errorf("%d of %d webhooks were accepted", len(accepted), n)
+			}
+			s.settled(t, accepted)
 			if !full {
 				return
 			}

@@ -255,7 +255,7 @@ func (s *service) lead(ctx context.Context) error {
 // handler is all doors.
 func (s *service) handler() http.Handler {
 	mux := http.NewServeMux()
-	doors := s.metrics.Doors(dispatch.Doors(), s.dispatcher.Handler())
+	doors := s.metrics.Doors(dispatch.Doors(), s.cfg.now, s.dispatcher.Handler())
 	mux.Handle("GET /metrics", s.guarded(s.metrics.Handler()))
 	mux.Handle("/hooks/", doors)
 	mux.Handle(dispatch.DoorEvents, doors)

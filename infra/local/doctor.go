@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -53,17 +54,8 @@ func (s *Stack) checkExecutor(ctx context.Context) api.Check {
 	if _, ran := errors.AsType[*exec.ExitError](err); ran {
 		err = nil // it runs; what it makes of the word is its own business
 	}
-	first, _, _ := cutLine(string(out))
+	first, _, _ := strings.Cut(string(out), "\n")
 	return finding("executor", s.cfg.Executor[0]+": "+first, err, "name a program that runs with --executor")
-}
-
-func cutLine(s string) (first, rest string, found bool) {
-	for i, c := range s {
-		if c == '\n' {
-			return s[:i], s[i+1:], true
-		}
-	}
-	return s, "", false
 }
 
 func (s *Stack) checkSpace() api.Check {
@@ -98,7 +90,7 @@ func (s *Stack) checkRegistry(ctx context.Context) api.Check {
 
 func (s *Stack) checkGit(ctx context.Context) api.Check {
 	out, err := exec.CommandContext(ctx, "git", "version").Output()
-	first, _, _ := cutLine(string(out))
+	first, _, _ := strings.Cut(string(out), "\n")
 	return finding("git", first, err, "install git")
 }
 

@@ -34,7 +34,7 @@ func (s *Stack) handler() http.Handler {
 	mux.Handle("/events", s.bus.SSEHandler())
 	mux.Handle("POST "+hookPath, s.git.ReportHandler())
 	mux.Handle("GET /schemas/", http.StripPrefix("/schemas/", http.FileServerFS(events.Schemas())))
-	hooks := s.metrics.Doors(dispatch.Doors(), s.dispatcher.Handler())
+	hooks := s.metrics.Doors(dispatch.Doors(), s.cfg.Now, s.dispatcher.Handler())
 	mux.Handle("GET /metrics", s.metrics.Handler())
 	mux.HandleFunc("GET /api/doctor", s.orError(s.serveDoctor))
 	mux.Handle("/hooks/", hooks)

@@ -61,7 +61,7 @@ func TestMetrics(t *testing.T) {
 	}
 	m.Swept(at(100), nil)
 	m.Swept(at(200), io.EOF)
-	door := m.Doors([]string{"/hooks/github"}, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusAccepted) }))
+	door := m.Doors([]string{"/hooks/github"}, time.Now, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusAccepted) }))
 	for _, path := range []string{"/hooks/github", "/hooks/github", "/v1/builds/0123/cancel"} {
 		door.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, path, nil))
 	}
