@@ -228,7 +228,7 @@ func (s *session) buildOptions(p *plan.Plan, client *registry.Client) (opt build
 	if err := s.imageForm(p, &opt); err != nil {
 		return opt, nil, err
 	}
-	known := store.Options{Lasting: s.c.storeDir != "", Size: int64(s.c.storeSize), Log: s.log}
+	known := store.Options{Lasting: s.c.storeDir != "", Size: int64(s.c.storeSize), Now: s.p.now, Log: s.log}
 	if s.c.cache {
 		c, err := s.newCache(client)
 		if err != nil {

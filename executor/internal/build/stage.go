@@ -176,7 +176,7 @@ func (s *stage) ground(ctx context.Context, n int) error {
 		}
 	}
 	for _, l := range s.pending {
-		if err := s.root.Apply(ctx, l); err != nil {
+		if err := workspace.Apply(ctx, s.root, l); err != nil {
 			return err
 		}
 	}
