@@ -8,7 +8,7 @@ LDFLAGS  = -s -w -X main.version=$(VERSION)
 LINT     = $(GO) tool -modfile=.ci/tools/go.mod golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: up test lint bench e2e conformance images build terraform-test setup clean help
+.PHONY: up test lint bench fuzz e2e conformance images build terraform-test setup clean help
 
 
 ## up: start the one-machine stack, build the bundled example and keep serving; ONCE=1 stops after the example, UP_FLAGS="…" goes to kiln up
@@ -34,6 +34,11 @@ lint:
 ## bench: run every benchmark; BENCH_FLAGS="…" goes to go test
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem $(BENCH_FLAGS) ./...
+
+## fuzz: run every fuzz target for FUZZTIME (30s), one after another; FUZZ="…" is a pattern of their names
+fuzz: FUZZTIME ?= 30s
+fuzz:
+	@.ci/fuzz $(FUZZTIME) '$(FUZZ)'
 
 ## e2e: run the end-to-end tests only, and say what they do
 e2e: setup

@@ -2,11 +2,17 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/pem"
+	"io"
+	"log"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	ggcr "github.com/google/go-containerregistry/pkg/registry"
 
 	"github.com/kilnhook/kiln/e2e/internal/container"
 	"github.com/kilnhook/kiln/e2e/internal/process"
@@ -101,5 +107,39 @@ func TestPreCleanupAndMaterialize(t *testing.T) {
 		if strings.Contains(text.String(), gone) {
 			t.Errorf("there is %q in\n%s", gone, &text)
 		}
+	}
+}
+
+// An image is pushed over TLS though the build in place has removed the files
+// of the certificate authorities from the container, and what lies in /kaniko
+// stays there whatever --kaniko-dir says, as does a key of a cloud's.
+func TestInPlaceKeepsItsCertificates(t *testing.T) {
+	need.Root(t)
+	need.Overlays(t, t.TempDir())
+	runc, busybox := need.Command(t, "runc"), need.Command(t, "busybox")
+	registry := httptest.NewTLSServer(ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0))))
+	defer registry.Close()
+	root, ctx := shellRoot(t, busybox)
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: registry.Certificate().Raw})
+	check(t, os.Mkdir(filepath.Join(root, "certs"), 0o755))
+	check(t, os.WriteFile(filepath.Join(root, "certs", "ca.pem"), ca, 0o644))
+	check(t, os.WriteFile(filepath.Join(root, "kaniko", "note"), nil, 0o644))
+	check(t, os.Mkdir(filepath.Join(root, "secret"), 0o755))
+	check(t, os.WriteFile(filepath.Join(root, "secret", "key.json"), nil, 0o600))
+	check(t, os.WriteFile(filepath.Join(ctx, "Dockerfile"), []byte("FROM scratch AS a\nCOPY sh /bin/sh\nRUN echo x > /made\nFROM scratch\nCOPY --from=a /made /\n"), 0o644))
+	host := strings.TrimPrefix(registry.URL, "https://")
+	script := "/kaniko/executor --isolation=inplace --force --kaniko-dir=/elsewhere --pre-cleanup --skip-push-permission-check --destination " + host + "/app:1" +
+		" && /kaniko/sh -c 'for f in /* /kaniko/* /secret/*; do echo there $f; done'"
+	var text bytes.Buffer
+	status, err := container.Run(t.Context(), container.Spec{
+		Runc: runc, Root: root, Scratch: t.TempDir(), Dir: "/workspace", Args: []string{"/kaniko/sh", "-c", script},
+		Env:   []string{"PATH=/kaniko", "SSL_CERT_DIR=/certs", "GOOGLE_APPLICATION_CREDENTIALS=/secret/key.json"},
+		Binds: []container.Bind{{Source: ctx, Target: "/workspace", ReadOnly: true}}, Stdout: &text, Stderr: &text,
+	})
+	if err != nil || status != 0 {
+		t.Fatalf("status %d, %v\n%s", status, err, &text)
+	}
+	if !strings.Contains(text.String(), "there /kaniko/note") || !strings.Contains(text.String(), "there /secret/key.json") || strings.Contains(text.String(), "there /certs") {
+		t.Errorf("what is left:\n%s", &text)
 	}
 }

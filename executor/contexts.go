@@ -105,6 +105,9 @@ func (s *session) fetchContext(ctx context.Context, n int, name string, out *con
 		return err
 	}
 	opt.SubPath, opt.Stdin, opt.GitBranch = "", nil, ""
+	if opt, err = s.withLogin(opt, where); err != nil {
+		return err
+	}
 	var src *source.Context
 	err = s.phase("fetch-"+name, "[context "+name+"] load "+source.Redact(where), progress.PhaseLoad, func(told func(done, total int64)) error {
 		opt.Progress = told
@@ -113,9 +116,9 @@ func (s *session) fetchContext(ctx context.Context, n int, name string, out *con
 		case err != nil && !strings.HasPrefix(where, "git://"):
 			return err
 		case err == nil && repo != nil:
-			src, err = source.FetchRepository(ctx, repository(*repo), s.withCredentials(opt, repo.URL))
+			src, err = source.FetchRepository(ctx, repository(*repo), opt)
 		default:
-			src, err = source.Fetch(ctx, where, s.withCredentials(opt, where))
+			src, err = source.Fetch(ctx, where, opt)
 		}
 		return err
 	})
@@ -139,15 +142,6 @@ func (s *session) fetchContext(ctx context.Context, n int, name string, out *con
 	return nil
 }
 
-// withCredentials leaves the credentials for Git in opt only if they are meant
-// for the host of the URL: that of the build context.
-func (s *session) withCredentials(opt source.Options, rawURL string) source.Options {
-	if host := source.Host(rawURL); host == "" || host != source.Host(s.c.context) {
-		opt.GitToken, opt.GitUsername, opt.GitPassword = "", "", ""
-	}
-	return opt
-}
-
 func knownHostsIn(dirs []string) []string {
 	var out []string
 	for _, dir := range dirs {
@@ -166,12 +160,15 @@ func (s *session) fetchRepo(ctx context.Context, r plan.Repo) (step.Repo, error)
 	if err != nil {
 		return step.Repo{}, err
 	}
+	if opt, err = s.withLogin(opt, r.URL); err != nil {
+		return step.Repo{}, err
+	}
 	// A Dockerfile gets no other keys than those that the user hands to it.
 	opt.SSH.Agent, opt.SSH.KnownHosts, opt.SSH.Dirs = s.given.Agents["default"], append(opt.SSH.KnownHosts, knownHostsIn(opt.SSH.Dirs)...), nil
 	if opt.SSH.Agent == "" && !strings.HasPrefix(r.URL, "http") {
 		return step.Repo{}, fmt.Errorf("repository %s: a repository over ssh needs an agent: use --ssh default", source.Redact(r.URL))
 	}
-	src, err := source.FetchRepository(ctx, repository(r), s.withCredentials(opt, r.URL))
+	src, err := source.FetchRepository(ctx, repository(r), opt)
 	if err != nil {
 		return step.Repo{}, err
 	}

@@ -15,8 +15,9 @@ import (
 	"github.com/kilnhook/kiln/executor/internal/source"
 )
 
-// readDockerfile looks for the Dockerfile in the working directory first, as
-// kaniko does, and then in the context.
+// readDockerfile looks for the Dockerfile in the context first, and then in the
+// working directory, where kaniko looks first: what lies there by chance must not
+// be built in place of what was sent.
 func (s *session) readDockerfile(ctx context.Context, contextDir string) (name string, content []byte, err error) {
 	if name, ok := urlName(s.c.dockerfile); ok {
 		content, err := source.GetSmall(ctx, s.c.dockerfile, dockerfile.MaxSize, userAgent())
@@ -26,24 +27,31 @@ func (s *session) readDockerfile(ctx context.Context, contextDir string) (name s
 		return name, content, nil
 	}
 	name = filepath.Base(s.c.dockerfile)
-	if content, err = readLimited(s.c.dockerfile); err == nil || filepath.IsAbs(s.c.dockerfile) {
-		return name, content, err
+	if filepath.IsLocal(s.c.dockerfile) {
+		if content, err = readInContext(contextDir, s.c.dockerfile); !errors.Is(err, fs.ErrNotExist) {
+			return name, content, err
+		}
 	}
+	content, err = readLimited(s.c.dockerfile)
+	if errors.Is(err, fs.ErrNotExist) && !filepath.IsAbs(s.c.dockerfile) {
+		err = fmt.Errorf("there is no %s, neither in the context nor in the working directory: set --dockerfile", s.c.dockerfile)
+	}
+	return name, content, err
+}
+
+// readInContext reads a file of the context, by its local name.
+func readInContext(contextDir, name string) ([]byte, error) {
 	dir, err := os.OpenRoot(contextDir)
 	if err != nil {
-		return name, nil, fmt.Errorf("open context: %w", err)
+		return nil, fmt.Errorf("open context: %w", err)
 	}
 	defer dir.Close()
-	f, err := dir.Open(filepath.Clean(s.c.dockerfile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return name, nil, fmt.Errorf("there is no %s, neither in the working directory nor in the context: set --dockerfile", s.c.dockerfile)
-	}
+	f, err := dir.Open(filepath.Clean(name))
 	if err != nil {
-		return name, nil, fmt.Errorf("open Dockerfile: %w", err)
+		return nil, fmt.Errorf("open Dockerfile: %w", err)
 	}
 	defer f.Close()
-	content, err = readAll(f)
-	return name, content, err
+	return readAll(f)
 }
 
 // readIgnore reads <Dockerfile>.dockerignore, or else .dockerignore.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
 
 	"github.com/kilnhook/kiln/events"
@@ -37,6 +38,8 @@ type config struct {
 	cacheTTL                      time.Duration
 
 	isolation, workDir    string
+	storeDir              string
+	storeSize             byteSize
 	ignorePaths           []string
 	singleSnapshot, force bool
 	snapshotMode          string
@@ -140,6 +143,9 @@ func cacheFlags(f *pflag.FlagSet, c *config) {
 func buildFlags(f *pflag.FlagSet, c *config) {
 	f.StringVar(&c.isolation, "isolation", "auto", "`mode`: overlay, inplace, or auto for overlay where it can be had")
 	f.StringVar(&c.workDir, "work-dir", "", "`directory` for everything a build keeps on disk; a new one by default")
+	f.StringVar(&c.storeDir, "store-dir", "", "`directory` of what builds on this machine share: indexes of layers and extracted images; without it they last as long as the build")
+	c.storeSize = 20 << 30
+	f.Var(&c.storeSize, "store-size", "how much may stay in --store-dir after a build, as 500MB or 20GiB; what was not used for longest goes; 0 keeps everything")
 	f.StringArrayVar(&c.ignorePaths, "ignore-path", nil, "`path` that is in no layer and that an in-place build leaves alone; repeatable")
 	f.StringArrayVar(&c.secrets, "secret", nil, "`id=name[,src=file|,env=variable]` of a secret for RUN --mount=type=secret; repeatable")
 	f.StringArrayVar(&c.sshAgents, "ssh", nil, "`id[=socket]` of an ssh agent for RUN --mount=type=ssh, default for the one at $SSH_AUTH_SOCK; repeatable")
@@ -152,6 +158,21 @@ func buildFlags(f *pflag.FlagSet, c *config) {
 	f.StringVar(&c.progress, "progress", "", "auto, tty, plain or json; as --log-format by default")
 	f.StringVarP(&c.verbosity, "verbosity", "v", "info", "panic, fatal, error, warn, info, debug or trace")
 	f.StringVar(&c.logFormat, "log-format", "color", "text, color or json")
+}
+
+// byteSize is a number of bytes, written with a unit as docker's flags are.
+type byteSize int64
+
+func (b *byteSize) String() string { return units.BytesSize(float64(*b)) }
+func (b *byteSize) Type() string   { return "size" }
+
+func (b *byteSize) Set(s string) error {
+	n, err := units.RAMInBytes(s)
+	if err != nil {
+		return fmt.Errorf("%q is no size: want a number and a unit, as 500MB or 20GiB", s)
+	}
+	*b = byteSize(n)
+	return nil
 }
 
 // check finds what no single flag can.

@@ -15,7 +15,7 @@ const module = "github.com/kilnhook/kiln/"
 
 // order lists the packages of executor/internal from the bottom up. A package
 // imports only packages that stand before it.
-var order = strings.Fields("rootfs progress transport cloud dockerfile source plan snapshot layer image cache basecache registry access store sandbox workspace step build")
+var order = strings.Fields("rootfs inflate progress transport cloud dockerfile source plan snapshot layer image cache basecache registry access store sandbox workspace step build")
 
 // only names the packages that may import a module, for modules that not all may.
 var only = map[string]string{
@@ -38,7 +38,7 @@ var only = map[string]string{
 	module + "functions":                                    "",
 	module + "infra":                                        "",
 	"log":                                                   "",
-	"log/slog":                                              "source cache registry access",
+	"log/slog":                                              "source cache registry access store",
 	"github.com/sirupsen/":                                  "",
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/kilnhook/kiln/executor/internal/access"
 	"github.com/kilnhook/kiln/executor/internal/build"
 	"github.com/kilnhook/kiln/executor/internal/sandbox"
 	"github.com/kilnhook/kiln/executor/internal/workspace"
@@ -58,6 +60,11 @@ func isolate(ctx context.Context, c *config, p process, workDir string) (isolati
 	}
 	if !c.force && !inContainer(p.lookup) {
 		return isolation{}, inPlaceRefused(why)
+	}
+	// The files of the certificate authorities may be gone when the first
+	// registry is asked: Go reads them once, and that is now.
+	if _, err := x509.SystemCertPool(); err != nil {
+		return isolation{}, fmt.Errorf("read certificate authorities: %w", err)
 	}
 	return isolation{mode: sandbox.InPlace, why: why}, errors.Join(sandbox.Undumpable(), sandbox.BecomeSubreaper())
 }
@@ -116,6 +123,11 @@ func newWorkDir(c *config, lookup func(string) (string, bool)) (string, error) {
 		}
 		return os.MkdirTemp(abs, "build-*")
 	}
+	if c.registry.KanikoDir != access.DefaultKanikoDir {
+		if err := os.MkdirAll(c.registry.KanikoDir, 0o755); err != nil {
+			return "", fmt.Errorf("make the directory of --kaniko-dir: %w", err)
+		}
+	}
 	places := []string{c.registry.KanikoDir, "/var/tmp", os.TempDir()}
 	if dir, ok := lookup("TMPDIR"); ok && dir != "" {
 		places = append([]string{c.registry.KanikoDir, dir}, places[1:]...)
@@ -139,13 +151,21 @@ func newWorkDir(c *config, lookup func(string) (string, bool)) (string, error) {
 // maxStages is how many stages are built at once at most.
 const maxStages = 4
 
-// parallelStages is how many stages may be built at once: in place there is one
-// root only.
-func parallelStages(iso isolation) int {
+// stageMemory is the memory for each stage that is built at the same time as
+// others: that of a process of a RUN, for most of it.
+const stageMemory = 512 << 20
+
+// parallelStages is how many stages may be built at once with this much memory,
+// if there is a limit: in place there is one root only.
+func parallelStages(iso isolation, memory int64) int {
 	if iso.mode != sandbox.Overlay {
 		return 1
 	}
-	return min(max(runtime.NumCPU(), 2), maxStages) // a stage often waits for others
+	n := min(max(runtime.NumCPU(), 2), maxStages) // a stage often waits for others
+	if memory > 0 {
+		n = min(n, max(int(memory/stageMemory), 1))
+	}
+	return n
 }
 
 // workspaceFor is a workspace and how it is given up.
@@ -178,6 +198,9 @@ func newWorkspace(c *config, iso isolation, dir string, own []string, r workspac
 	}
 	if exe, err := os.Executable(); err == nil {
 		leave = append(leave, exe)
+		if filepath.Dir(exe) == access.DefaultKanikoDir { // whatever --kaniko-dir says
+			leave = append(leave, access.DefaultKanikoDir)
+		}
 	}
 	w, err := workspace.NewInPlace("/", dir, leave, r)
 	if err != nil {

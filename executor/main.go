@@ -38,12 +38,14 @@ type process struct {
 	stdout *os.File
 	stderr *os.File
 	now    func() time.Time
+	memory int64 // that the process may have, bytes; 0 is no limit
 }
 
 func run() int {
 	p := process{
 		args: os.Args, env: os.Environ(), lookup: os.LookupEnv,
-		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, now: time.Now,
+		memory: limitMemory(os.DirFS("/"), os.LookupEnv),
+		stdin:  os.Stdin, stdout: os.Stdout, stderr: os.Stderr, now: time.Now,
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()

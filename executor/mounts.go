@@ -59,9 +59,18 @@ func (s *session) mounts() (build.Mounts, error) {
 // ownPaths are the executor's own files that an in-place build leaves alone.
 func (s *session) ownPaths() []string {
 	var out []string
-	if s.c.cacheMountDir != "" {
-		if dir, err := filepath.Abs(s.c.cacheMountDir); err == nil {
-			out = append(out, dir)
+	// Credentials may be read when everything is built.
+	for _, name := range []string{
+		"GOOGLE_APPLICATION_CREDENTIALS", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE",
+		"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "AZURE_FEDERATED_TOKEN_FILE",
+	} {
+		if path := s.env(name); filepath.IsAbs(path) {
+			out = append(out, path)
+		}
+	}
+	for _, dir := range []string{s.c.cacheMountDir, s.c.storeDir} {
+		if abs, err := filepath.Abs(dir); err == nil && dir != "" {
+			out = append(out, abs)
 		}
 	}
 	for _, path := range s.given.Agents {

@@ -37,19 +37,19 @@ func (s *session) build(ctx context.Context) error {
 	if err != nil {
 		return fault(events.ClassConfig, err)
 	}
-	push, err := s.preparePush(ctx, client)
+	push, checked, err := s.preparePush(ctx, client)
 	if err != nil {
 		return fault(events.ClassPush, err)
 	}
 	src, err := s.fetch(ctx)
 	if err != nil {
-		return fault(events.ClassSource, err)
+		return errors.Join(checked(), fault(events.ClassSource, err))
 	}
 	defer src.Close()
 	s.source = src.Revision
 	images := s.newImages(client)
 	p, ignore, err := s.plan(ctx, src, images)
-	if err != nil {
+	if err := errors.Join(checked(), err); err != nil {
 		return err
 	}
 	if s.c.dryRun {
@@ -175,44 +175,64 @@ func (s *session) carryOut(ctx context.Context, src *source.Context, p *plan.Pla
 		return build.Result{}, fault(events.ClassSource, err)
 	}
 	defer named.close()
-	ws, err := newWorkspace(s.c, s.iso, filepath.Join(s.workDir, "root"), slices.Concat(s.ownPaths(), named.dirs, []string{src.Dir}), workspace.Report{
-		Bytes: func(name string, done, total int64) {
-			s.sink.Send(progress.Event{Time: s.p.now(), Kind: progress.KindBytes, Name: name, Phase: progress.PhaseExtract, Current: done, Total: total})
-		},
-		Note: func(text string) { s.note("%s", text) }, Retries: s.c.extractRetry,
-	})
+	opt, kept, err := s.buildOptions(p, client)
+	if err != nil {
+		return build.Result{}, err
+	}
+	ws, err := newWorkspace(s.c, s.iso, filepath.Join(s.workDir, "root"), slices.Concat(s.ownPaths(), named.dirs, []string{src.Dir}), s.extraction(kept))
 	if err != nil {
 		return build.Result{}, err
 	}
 	s.cleanup = ws.cleanup
-	kept, err := store.Open(filepath.Join(s.workDir, "store"))
-	if err != nil {
-		return build.Result{}, errors.Join(err, ws.close())
-	}
-	outlines := workspace.NewOutlines(filepath.Join(s.workDir, "layers"), kept.Index, s.p.now)
-	defer outlines.Close() //nolint:errcheck // nobody reads what it keeps any more
-	opt := build.Options{
-		Workspace: ws, Outlines: outlines, Parallel: parallelStages(s.iso), Context: files, Ignore: ignore, Contexts: named.files, Image: imgs.byDigest,
-		Spool: filepath.Join(s.workDir, "layers"), Fetch: s.fetchURL, Repo: s.fetchRepo,
-		CacheCopies: s.c.cacheCopies, NoCacheRuns: !s.c.cacheRuns, SingleLayer: s.c.singleSnapshot, Materialize: s.c.materialize,
-		Progress: s.sink, Now: s.p.now, Mounts: s.given,
-	}
-	if err := s.imageForm(p, &opt); err != nil {
-		return build.Result{}, errors.Join(err, ws.close())
-	}
+	opt.Workspace, opt.Context, opt.Ignore, opt.Contexts, opt.Image = ws, files, ignore, named.files, imgs.byDigest
+	outlines := workspace.NewOutlines(opt.Spool, kept.Index, s.p.now)
+	opt.Outlines = outlines
 	if push != nil {
 		opt.Upload = s.uploader(push)
-	}
-	if s.c.cache {
-		if opt.Cache, err = s.newCache(client); err != nil {
-			return build.Result{}, fault(events.ClassConfig, err)
-		}
 	}
 	begun := s.p.now()
 	res, err := build.Build(ctx, p, opt)
 	s.res.DurationMS["build"] = s.p.now().Sub(begun).Milliseconds()
 	s.res.Cache = events.CacheInfo{Hits: res.Hits, Misses: res.Misses}
-	return res, errors.Join(err, ws.close())
+	return res, errors.Join(err, outlines.Close(), ws.close(), kept.Close())
+}
+
+// extraction says how images are extracted, and who is told.
+func (s *session) extraction(kept *store.Store) workspace.Report {
+	r := workspace.Report{
+		Bytes: func(name string, done, total int64) {
+			s.sink.Send(progress.Event{Time: s.p.now(), Kind: progress.KindBytes, Name: name, Phase: progress.PhaseExtract, Current: done, Total: total})
+		},
+		Note: func(text string) { s.note("%s", text) }, Retries: s.c.extractRetry, Index: kept.Record,
+		Spool: filepath.Join(s.workDir, "layers"),
+	}
+	if s.c.storeDir != "" {
+		r.Image = kept.Image
+	}
+	return r
+}
+
+// buildOptions are those that flags say, and the store that goes with them.
+func (s *session) buildOptions(p *plan.Plan, client *registry.Client) (opt build.Options, kept *store.Store, err error) {
+	opt = build.Options{
+		Parallel: parallelStages(s.iso, s.p.memory),
+		Spool:    filepath.Join(s.workDir, "layers"), Fetch: s.fetchURL, Repo: s.fetchRepo,
+		CacheCopies: s.c.cacheCopies, NoCacheRuns: !s.c.cacheRuns, SingleLayer: s.c.singleSnapshot, Materialize: s.c.materialize,
+		Progress: s.sink, Now: s.p.now, Mounts: s.given,
+	}
+	if err := s.imageForm(p, &opt); err != nil {
+		return opt, nil, err
+	}
+	known := store.Options{Lasting: s.c.storeDir != "", Size: int64(s.c.storeSize), Log: s.log}
+	if s.c.cache {
+		c, err := s.newCache(client)
+		if err != nil {
+			return opt, nil, fault(events.ClassConfig, err)
+		}
+		opt.Cache, known.Remote = c, c
+	}
+	kept, err = store.Open(s.storeDir(), known)
+	return opt, kept, err
 }
 
 // imageForm says what form the image has, whatever is in it.

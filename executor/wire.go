@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/executor/internal/access"
@@ -19,6 +20,7 @@ import (
 	"github.com/kilnhook/kiln/executor/internal/registry"
 	"github.com/kilnhook/kiln/executor/internal/source"
 	"github.com/kilnhook/kiln/executor/internal/step"
+	"github.com/kilnhook/kiln/executor/internal/store"
 	"github.com/kilnhook/kiln/executor/internal/transport"
 )
 
@@ -46,19 +48,26 @@ func (s *session) access() access.Process {
 	return access.Process{Lookup: s.p.lookup, Env: s.p.env, Now: s.p.now, UserAgent: userAgent(), Log: s.log, Local: s.baseCache()}
 }
 
-// preparePush returns nil if nothing is to be pushed.
-func (s *session) preparePush(ctx context.Context, client *registry.Client) (*registry.Push, error) {
+// preparePush returns nil if nothing is to be pushed. Whether the destinations may
+// be pushed to is found out in the background: checked waits for it.
+func (s *session) preparePush(ctx context.Context, client *registry.Client) (push *registry.Push, checked func() error, err error) {
+	checked = func() error { return nil }
 	if s.c.noPush || s.c.dryRun {
-		return nil, nil
+		return nil, checked, nil
 	}
-	if !s.c.skipPushCheck {
-		for _, d := range s.c.destinations {
-			if err := client.CheckPush(ctx, d); err != nil {
-				return nil, fmt.Errorf("checking push permissions: %w", err)
-			}
+	if push, err = client.Push(s.c.destinations...); err != nil || s.c.skipPushCheck {
+		return push, checked, err
+	}
+	var group errgroup.Group
+	for _, d := range s.c.destinations {
+		group.Go(func() error { return client.CheckPush(ctx, d) })
+	}
+	return push, func() error {
+		if err := group.Wait(); err != nil {
+			return fault(events.ClassPush, fmt.Errorf("checking push permissions: %w", err))
 		}
-	}
-	return client.Push(s.c.destinations...)
+		return nil
+	}, nil
 }
 
 // sourceOptions says how the context is fetched.
@@ -130,6 +139,9 @@ func (s *session) fetchURL(ctx context.Context, url string) (io.ReadCloser, step
 	if err != nil {
 		return nil, step.URLInfo{}, fmt.Errorf("fetch %s: %w", source.Redact(url), err)
 	}
+	if login := s.downloadLogin(req.URL); login != "" {
+		req.Header.Set("Authorization", login)
+	}
 	client := &http.Client{Transport: transport.New(transport.Options{Proxy: http.ProxyFromEnvironment, UserAgent: userAgent()})}
 	resp, err := client.Do(req)
 	if err != nil {
@@ -195,18 +207,34 @@ func (s *session) archiveTags() []string {
 	return s.c.destinations
 }
 
+// layerCache remembers what steps made, and indexes of other layers.
+type layerCache interface {
+	build.Cache
+	store.Remote
+}
+
 // readOnly is a cache that nothing is stored in.
-type readOnly struct{ build.Cache }
+type readOnly struct{ layerCache }
 
 func (readOnly) Put(context.Context, cache.Key, v1.Layer, cache.Meta) error { return nil }
+func (readOnly) PutIndex(context.Context, v1.Hash, []byte) error            { return nil }
 
 // newCache opens the layer cache.
-func (s *session) newCache(client *registry.Client) (build.Cache, error) {
+func (s *session) newCache(client *registry.Client) (layerCache, error) {
 	c, err := s.openCache(client)
 	if err == nil && s.c.noPushCache {
-		c = readOnly{c}
+		return readOnly{c}, nil
 	}
 	return c, err
+}
+
+// storeDir is the directory of what this build has in common with others on this
+// machine, or one of its own.
+func (s *session) storeDir() string {
+	if s.c.storeDir != "" {
+		return s.c.storeDir
+	}
+	return filepath.Join(s.workDir, "store")
 }
 
 // cacheRepo is where the layer cache is: a repository or oci:DIR.
@@ -218,7 +246,7 @@ func (s *session) cacheRepo() string {
 	return repo + "/cache"
 }
 
-func (s *session) openCache(client *registry.Client) (build.Cache, error) {
+func (s *session) openCache(client *registry.Client) (*cache.Cache, error) {
 	opt := cache.Options{TTL: s.c.cacheTTL, Now: s.p.now, Log: s.log}
 	repo := s.cacheRepo()
 	if dir, ok := strings.CutPrefix(repo, "oci:"); ok {

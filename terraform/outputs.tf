@@ -60,7 +60,7 @@ output "manifests" {
 
 output "dispatcher_flags" {
   description = "What a dispatcher in the cluster needs to know; where it is a service, it knows."
-  value       = var.launcher == "kubernetes" ? concat(local.flags, ["--pull=pubsub://${var.project_id}/${module.plan.names.subscriptions["dispatch"]}"]) : []
+  value       = var.launcher == "kubernetes" ? concat(local.flags, ["--launcher=kubernetes", "--pull=pubsub://${var.project_id}/${module.plan.names.subscriptions["dispatch"]}"]) : []
 }
 
 output "grants" {

@@ -36,7 +36,7 @@ locals {
       "--triggers=/etc/kiln/kiln.yaml",
       "--oidc-audience=${local.audience}",
       "--oidc-email=${lookup(local.email, "push", "")}",
-      "--parallel=${var.dispatcher.parallel}",
+      "--max-parallel=${var.dispatcher.parallel}",
       "--timeout=${var.dispatcher.timeout}",
       "--log-format=json",
     ])

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -22,10 +23,14 @@ type options struct {
 	score  string
 }
 
-// TestMain reads the flags.
+// TestMain reads the flags. Cases wait for each other's disk more than they
+// compute, so there are twice as many at once as there are processors.
 func TestMain(m *testing.M) {
 	flag.Bool("update", false, "write what is expected, from BuildKit's images, and the table in README.md")
 	flag.String("score", "", "write the score to `file`")
+	if err := flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))); err != nil {
+		panic(err) // the testing package defines it
+	}
 	flag.Parse()
 	os.Exit(m.Run())
 }

@@ -43,7 +43,8 @@
 // they are given besides files:
 //
 //	serve DIR            (its files are at http://ORIGIN/; DIR is removed)
-//	header PATH NAME: VALUE    (of the answer; of the name Status its code)
+//	header PATH NAME: VALUE    (of the answer; of the name Status its code, of
+//	                     the name Want-Authorization the header it needs)
 //	redirect PATH URL
 //	commit REPO BRANCH DIR     (DIR is the next commit at http://ORIGIN/REPO.git and is removed)
 //	tag REPO BRANCH TAG [annotated]

@@ -66,7 +66,7 @@ func (c *testCase) layOut(dir string, known *strings.Replacer) (*layout, error) 
 			return nil, fmt.Errorf("%s: %w", d.line, err)
 		}
 	}
-	errs := []error{lab.SettleAt(l.build.Context, c.time()), lab.SettleAt(l.contexts, c.time())}
+	errs := []error{lab.Settle(l.build.Context), lab.Settle(l.contexts)}
 	for _, f := range l.late {
 		errs = append(errs, f())
 	}

@@ -6,7 +6,6 @@ import (
 	"compress/gzip"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"net"
 	"os"
 	"path/filepath"
@@ -16,15 +15,6 @@ import (
 
 	"github.com/kilnhook/kiln/e2e/internal/lab"
 )
-
-// time is that of the files of the case's contexts. It is different for every
-// case: BuildKit takes a file of the same name, size and time for the one that an
-// earlier build has sent.
-func (c *testCase) time() time.Time {
-	h := fnv.New32()
-	_, _ = h.Write([]byte(c.feature + "/" + c.name)) // it never fails
-	return lab.ContextTime().Add(time.Duration(h.Sum32()%10_000_000) * time.Second)
-}
 
 // oddity carries out a directive about files that few contexts have. late is
 // what is left to do once all files have their times.

@@ -34,8 +34,9 @@ func (d *Dispatcher) Deliver(ctx context.Context, door string, h http.Header, bo
 	case err != nil:
 		return d.putAside(ctx, door, h, body, err)
 	}
+	trace := traceOf(h, body)
 	for _, c := range changes {
-		_, err := d.handle(ctx, c, delivery{traceParent: traceParent(h)})
+		_, err := d.handle(ctx, c, delivery{traceParent: trace})
 		var malformed *source.MalformedError
 		if errors.As(err, &malformed) {
 			err = d.putAside(ctx, door, h, body, err)

@@ -109,8 +109,9 @@ func (d *Dispatcher) door(name string, parse parser) http.Handler {
 			return
 		}
 		var decisions []Decision
+		trace := traceOf(r.Header, body)
 		for _, c := range changes {
-			some, err := d.handle(r.Context(), c, delivery{traceParent: traceParent(r.Header)})
+			some, err := d.handle(r.Context(), c, delivery{traceParent: trace})
 			if err != nil {
 				d.answerFailed(w, name, err)
 				return
@@ -209,7 +210,15 @@ func reply(w http.ResponseWriter, status int, a answer) {
 	_ = json.NewEncoder(w).Encode(a) // the sender has gone; it will come again
 }
 
-// traceParent is the W3C trace context of a request, or empty if it has none
+// traceOf is the W3C trace context of a request or of the message of Pub/Sub in it.
+func traceOf(h http.Header, body []byte) string {
+	if trace := traceParent(h); trace != "" || !pubsub.IsPush(h, body) {
+		return trace
+	}
+	return traceParent(http.Header{"Traceparent": {pubsub.TraceParent(body)}})
+}
+
+// traceParent is the W3C trace context of a request's header, or empty if it has none
 // that is well formed.
 func traceParent(h http.Header) string {
 	for _, name := range []string{"Ce-Traceparent", "Traceparent"} {

@@ -332,6 +332,11 @@ func TestDeliver(t *testing.T) {
 	if err := d.Deliver(t.Context(), DoorPubSub, http.Header{}, envelope); err != nil || len(w.launches) != 1 {
 		t.Errorf("a notification: %v, %d launches", err, len(w.launches))
 	}
+	const trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+	traced := strings.NewReplacer(`"objectId":"k"`, `"objectId":"k2","ce-traceparent":"`+trace+`"`).Replace(string(envelope))
+	if err := d.Deliver(t.Context(), DoorPubSub, http.Header{}, []byte(traced)); err != nil || w.running[w.launches[1]].TraceParent != trace {
+		t.Errorf("a traced notification: %v, %+v", err, w.running[w.launches[1]])
+	}
 	for door, body := range map[string]string{DoorSQS: `{"Event":"s3:TestEvent","Service":"Amazon S3"}`, DoorPubSub: `{"subscription":"s","message":{"attributes":{"eventType":"OBJECT_DELETE","bucketId":"b","objectId":"k"}}}`} {
 		if err := d.Deliver(t.Context(), door, http.Header{}, []byte(body)); err != nil {
 			t.Errorf("%s: nothing to build: %v", door, err)

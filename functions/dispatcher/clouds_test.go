@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,17 +20,20 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"google.golang.org/api/option"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/kilnhook/kiln/e2e/servers"
 	"github.com/kilnhook/kiln/events"
 	buspubsub "github.com/kilnhook/kiln/infra/bus/pubsub"
+	"github.com/kilnhook/kiln/infra/pull/sqs/sqstest"
 )
 
 // pubsub runs a Pub/Sub in this process with the topics changes and builds and
 // the subscription dispatch of changes.
-func pubsub(t *testing.T) *pstest.Server {
+func pubsub(t *testing.T, opts ...pstest.ServerReactorOption) *pstest.Server {
 	t.Helper()
-	srv := pstest.NewServer()
+	srv := pstest.NewServer(opts...)
 	t.Cleanup(func() { srv.Close() })
 	client, err := gpubsub.NewClient(t.Context(), "p1", buspubsub.ClientOptions(srv.Addr)...)
 	if err != nil {
@@ -245,5 +249,86 @@ func TestS3Ledger(t *testing.T) {
 	}
 	if status, again := post(t, url, "s3cr3t"); status != http.StatusAccepted || !strings.Contains(again, `"duplicate"`) {
 		t.Errorf("again: %d %s", status, again)
+	}
+}
+
+// A notification of S3 in a queue of SQS is built, in the version that it tells of,
+// and deleted from the queue.
+func TestSQS(t *testing.T) {
+	host, digest := image(t)
+	executor, argsFile := fakeExecutor(t, digest)
+	t.Setenv("AWS_ACCESS_KEY_ID", "a")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "b")
+	t.Setenv("AWS_REGION", "eu-west-1")
+	q := sqstest.New(t, 5, 0)
+	body, err := os.ReadFile("../../events/source/s3/testdata/put.http")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, notification, _ := strings.Cut(string(body), "\n\n")
+	q.Send(`{"Service":"Amazon S3","Event":"s3:TestEvent","Bucket":"acme-contexts"}`)
+	q.Send(notification)
+	triggers := write(t, "name: app\non: {object: {bucket: s3://acme-contexts}}\npush: {image: "+host+"/app, tags: [latest]}\n")
+	start(t, os.Environ(), "--data", t.TempDir(), "--triggers", triggers, "--executor", executor, "--pull", q.Address())
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		args, err := os.ReadFile(argsFile)
+		if live, _ := q.Left(); err == nil && len(live) == 0 {
+			if !strings.Contains(string(args), "--context\ns3://acme-contexts/app/ctx 1.tar.gz?versionId=096fKKXTRTtl3on89fVO.nfljtsv6qko\n") {
+				t.Errorf("the executor was given %s", args)
+			}
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the notification was not built")
+		}
+	}
+}
+
+// stubborn refuses to publish the end of builds for a while.
+type stubborn struct{ left atomic.Int32 }
+
+func (s *stubborn) React(req any) (handled bool, ret any, err error) {
+	publish, ok := req.(*pubsubpb.PublishRequest)
+	if !ok || publish.Messages[0].Attributes["ce-type"] != events.TypeBuildFinished || s.left.Add(-1) < 0 {
+		return false, nil, nil
+	}
+	return true, &pubsubpb.PublishResponse{}, status.Error(codes.PermissionDenied, "you may not yet")
+}
+
+// An end that Pub/Sub did not confirm is not marked as told; a sweep tells it.
+func TestUnconfirmed(t *testing.T) {
+	host, digest := image(t)
+	executor, _ := fakeExecutor(t, digest)
+	refuse := &stubborn{}
+	refuse.left.Store(3)
+	srv := pubsub(t, pstest.ServerReactorOption{FuncName: "Publish", Reactor: refuse})
+	triggers := write(t, "name: app\non: {git: {repo: github.com/acme/shop}}\npush: {image: "+host+"/app, tags: [main]}\n")
+	ledgerDir := t.TempDir()
+	url, _ := start(t, append(os.Environ(), "PUBSUB_EMULATOR_HOST="+srv.Addr, "KILN_GITHUB_SECRET=s3cr3t"), "--data", t.TempDir(),
+		"--triggers", triggers, "--executor", executor, "--bus", "pubsub://p1/builds", "--ledger", ledgerDir, "--sweep", "100ms")
+	code, text := post(t, url, "s3cr3t")
+	if code != http.StatusAccepted {
+		t.Fatalf("%d %s", code, text)
+	}
+	emitted := ledgerDir + "/builds/" + buildID(t, text) + "/emitted.json"
+	for deadline := time.Now().Add(30 * time.Second); refuse.left.Load() > 0; time.Sleep(5 * time.Millisecond) {
+		if _, err := os.Stat(emitted); err == nil && refuse.left.Load() > 0 {
+			t.Fatal("the end is marked as told, and was not")
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("nobody tried again")
+		}
+	}
+	m := published(t, srv, events.TypeBuildFinished)
+	if m.Attributes["ce-id"] != buildID(t, text)+".finished" {
+		t.Errorf("published %v", m.Attributes)
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if _, err := os.Stat(emitted); err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the end was told and is not marked")
+		}
 	}
 }

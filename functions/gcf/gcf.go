@@ -58,7 +58,8 @@ func (f *Functions) BucketUpload(ctx context.Context, e event.Event) error {
 	}
 	changes, err := pubsub.Parse(gcs.Parse, h, body)
 	if err == nil {
-		err = f.pass(ctx, changes)
+		trace, _ := e.Extensions()[events.ExtTraceParent].(string)
+		err = f.pass(ctx, changes, trace)
 	}
 	var ignored *source.IgnoredError
 	if errors.As(err, &ignored) {
@@ -71,8 +72,8 @@ func (f *Functions) BucketUpload(ctx context.Context, e event.Event) error {
 	return err
 }
 
-// pass sends changes on as events.
-func (f *Functions) pass(ctx context.Context, changes []events.Change) error {
+// pass sends changes on as events that go on with a trace, if there is one.
+func (f *Functions) pass(ctx context.Context, changes []events.Change, trace string) error {
 	if f.changes == nil {
 		return f.changesMissing
 	}
@@ -80,6 +81,9 @@ func (f *Functions) pass(ctx context.Context, changes []events.Change) error {
 		e, err := events.SourceChangedEvent(f.install, "", c)
 		if err != nil {
 			return err
+		}
+		if trace != "" && len(trace) <= events.MaxAttribute {
+			e.SetExtension(events.ExtTraceParent, trace)
 		}
 		if err := f.changes.Publish(ctx, e); err != nil {
 			return err

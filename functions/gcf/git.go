@@ -40,7 +40,7 @@ func (f *Functions) GitPush(w http.ResponseWriter, r *http.Request) {
 	}
 	changes, err := f.parse(r.Header, body)
 	if err == nil {
-		err = f.pass(r.Context(), changes)
+		err = f.pass(r.Context(), changes, r.Header.Get("Traceparent"))
 	}
 	f.answer(w, err)
 }

@@ -6,7 +6,7 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-RUN CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o /out/ ./functions/dispatcher ./executor
+RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w' -o /out/ ./functions/dispatcher ./executor
 
 FROM docker.io/library/debian:bookworm-slim
 # git asks repositories where a ref is; newuidmap is for builds without root.

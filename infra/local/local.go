@@ -193,6 +193,7 @@ func (s *Stack) openBuilds(context.Context) (err error) {
 	}
 	s.launcher, err = launch.Open(launch.Config{
 		Dir: s.path("builds"), Executor: s.cfg.Executor, Env: s.cfg.Env, Parallel: s.cfg.Parallel, Timeout: s.cfg.Timeout,
+		Store:     s.path("store"),
 		MaxQueued: s.cfg.MaxQueued, MaxTenantQueued: s.cfg.MaxTenantQueued, Capacity: serving.Capacity(s.cfg.Dir),
 		Finish: s.finisher.Finish, Started: s.started, Context: s.executorContext, Flags: s.executorFlags,
 		Now: s.cfg.Now, Log: s.cfg.Log,

@@ -31,6 +31,7 @@ func checks() map[string]check {
 		"identities":      identities,
 		"alerts":          alerts,
 		"manifests":       manifests,
+		"encryption":      encryption,
 	}
 }
 
@@ -469,6 +470,28 @@ func manifests(w world) []string {
 	}
 	if want := w.tenants(); accounts != want+1 || kinds["Namespace"] != want+1 || kinds["ResourceQuota"] != want || kinds["NetworkPolicy"] != want || kinds["RoleBinding"] != want {
 		p.add("for %d tenants there are %v", want, kinds)
+	}
+	return p
+}
+
+// encryption finds what is not encrypted with the key, where there is one: then
+// Google's agents have rights on it.
+func encryption(w world) []string {
+	var p problems
+	keyed := slices.ContainsFunc(w.grants(), func(g grant) bool { return g.kind == "kms_crypto_key" })
+	for kind, path := range map[string]string{
+		"storage_bucket":               "encryption.0.default_kms_key_name",
+		"pubsub_topic":                 "kms_key_name",
+		"artifact_registry_repository": "kms_key_name",
+		"secret_manager_secret":        "replication.0.user_managed.0.replicas.0.customer_managed_encryption.0.kms_key_name",
+		"cloud_run_v2_service":         "template.0.encryption_key",
+		"container_cluster":            "database_encryption.0.key_name",
+	} {
+		for _, th := range w.of(kind) {
+			if (th.text(path) != "") != keyed {
+				p.add("%s: there is a key: %v; it is encrypted with %q", th.Address, keyed, th.text(path))
+			}
+		}
 	}
 	return p
 }

@@ -72,6 +72,11 @@ func TestExamples(t *testing.T) {
 					t.Errorf("%s: %s", what, problem)
 				}
 			}
+			for _, th := range w.things {
+				if p := th.at("deletion_protection"); p != nil && p != e.vars["deletion_protection"] {
+					t.Errorf("%s: deletion_protection is %v", th.Address, p)
+				}
+			}
 			golden(t, filepath.Join("testdata", "iam", name+".txt"), w.matrix())
 			if out, err := tr.run(e.dir, "plan", "-input=false", "-no-color", "-detailed-exitcode"); err != nil {
 				t.Errorf("there is something left to do: %v\n%s", err, out)

@@ -80,7 +80,7 @@ func compile(terraform string) (bench, error) {
 	if err := os.MkdirAll(target, 0o755); err != nil {
 		return bench{}, err
 	}
-	build := exec.CommandContext(context.Background(), "go", "build", "-o", filepath.Join(target, "terraform-provider-google_v"+version), "./stubgoogle")
+	build := exec.CommandContext(context.Background(), "go", "build", "-ldflags=-s -w", "-o", filepath.Join(target, "terraform-provider-google_v"+version), "./stubgoogle")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return bench{}, fmt.Errorf("compile the stand-in: %w\n%s", err, out)

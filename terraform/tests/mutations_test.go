@@ -128,6 +128,14 @@ func mutations() map[string]mutation {
 			file: "modules/tenant/main.tf", old: "[${var.settings.namespace}/executor]", text: "[default/executor]",
 			example: mt, found: "acts [serviceAccount:acme-builds.svc.id.goog[default/executor]]",
 		},
+		"topic without the key": {
+			file: "modules/bus/main.tf", old: "  kms_key_name = var.kms_key\n", text: "",
+			example: "gke-autopilot", found: "google_pubsub_topic.this[\"dead\"]: there is a key: true; it is encrypted with \"\"",
+		},
+		"key before the right": {
+			file: "modules/identity/outputs.tf", old: "  depends_on  = [google_kms_crypto_key_iam_member.this]", text: "",
+			example: "gke-autopilot", found: "may not use the key yet",
+		},
 		"identity before the cluster": {
 			file: "modules/cluster-autopilot/outputs.tf", old: "google_container_cluster.this.workload_identity_config[0].workload_pool", text: `"${var.project_id}.svc.id.goog"`,
 			example: mt, found: "the pool of workload identities is made with the first cluster",

@@ -55,7 +55,7 @@ func Busybox(ctx context.Context, program string) (v1.ImageIndex, []v1.Image, er
 	if err != nil {
 		return nil, nil, fmt.Errorf("make busybox: list applets: %w", err)
 	}
-	var index v1.ImageIndex = mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
+	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
 	var images []v1.Image
 	for _, arch := range []string{runtime.GOARCH, OtherArch()} {
 		img, err := busybox(arch, string(binary), strings.Fields(string(applets)))

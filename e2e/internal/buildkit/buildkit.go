@@ -114,7 +114,6 @@ type Request struct {
 	Platform   string            // "os/arch"; this machine's if empty
 	Contexts   map[string]string // named contexts: an absolute directory, or what BuildKit takes
 	Layouts    map[string]string // named contexts that are OCI image layouts with one image: directories
-	Cached     bool              // use what earlier builds left in the cache
 }
 
 // Built is what became of a Request.
@@ -163,7 +162,7 @@ func (r Request) arguments() []string {
 	}
 	full := filepath.Join(r.Context, dockerfile)
 	args := []string{
-		"build", "--progress=rawjson", "--frontend=dockerfile.v0",
+		"build", "--progress=rawjson", "--no-cache", "--frontend=dockerfile.v0",
 		"--local", "context=" + r.Context, "--local", "dockerfile=" + filepath.Dir(full),
 		"--opt", "filename=" + filepath.Base(full),
 		"--output", "type=image,push=true,registry.insecure=true,name=" + r.Ref,
@@ -193,9 +192,6 @@ func (r Request) arguments() []string {
 			where = "local:" + k
 		}
 		args = append(args, "--opt", "context:"+k+"="+where)
-	}
-	if !r.Cached {
-		args = append(args, "--no-cache")
 	}
 	return args
 }

@@ -48,13 +48,14 @@ type Outcome struct {
 // Mode is a way to build with the executor. name is that of a repository.
 type Mode func(t testing.TB, name string, b Build) (Outcome, error)
 
-// BuildKit builds with BuildKit and returns the image. Error, Status and Log are
+// BuildKit builds with BuildKit and returns the image. Nothing of an earlier
+// build is used: its files would have the times that they had there. Error, Status and Log are
 // not set: a build that BuildKit refuses is an error.
 func (l *Lab) BuildKit(ctx context.Context, name string, b Build) (Outcome, error) {
 	built, err := l.buildkit.Build(ctx, buildkit.Request{
 		Context: b.Context, Dockerfile: b.Dockerfile, Ref: l.Host + "/" + name + ":latest",
 		Target: b.Target, Args: b.Args, Labels: b.Labels, Secrets: b.Secrets, SSH: b.SSH,
-		Platform: b.Platform, Contexts: b.Contexts, Layouts: b.Layouts, Cached: true,
+		Platform: b.Platform, Contexts: b.Contexts, Layouts: b.Layouts,
 	})
 	if err != nil {
 		return Outcome{}, err

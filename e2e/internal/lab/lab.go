@@ -83,7 +83,7 @@ func quickDir(t testing.TB) func(name string) string {
 	if err := unix.Statfs(memory, &fs); err != nil || fs.Type != unix.TMPFS_MAGIC || fs.Bavail*uint64(fs.Bsize) < roomNeeded {
 		return func(string) string { return t.TempDir() }
 	}
-	dir, err := os.MkdirTemp(memory, "kiln-")
+	dir, err := os.MkdirTemp(memory, "kiln-") //nolint:usetesting // where t.TempDir is not
 	check(t, err)
 	t.Cleanup(func() { check(t, os.RemoveAll(dir)) })
 	return func(name string) string {
@@ -111,11 +111,11 @@ func (l *Lab) pushBases(ctx context.Context, dir cache.Dir, program string) erro
 	if err != nil {
 		return err
 	}
-	odd, err := baseimage.Odd(debian)
+	busybox, boxes, err := baseimage.Busybox(ctx, program)
 	if err != nil {
 		return err
 	}
-	busybox, boxes, err := baseimage.Busybox(ctx, program)
+	odd, err := baseimage.Odd(boxes[0])
 	if err != nil {
 		return err
 	}

@@ -60,7 +60,8 @@ func (s *Server) File(path string, content []byte) {
 }
 
 // Header adds a header to the answers about path. Of the name "Status" it is
-// the code that is answered.
+// the code that is answered, and of the name "Want-Authorization" the header
+// without which there is none.
 func (s *Server) Header(path, name, value string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -79,14 +80,24 @@ func (s *Server) Redirect(from, to string) {
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if strings.Contains(r.URL.Path, ".git/") {
+	name, _, isGit := strings.Cut(r.URL.Path, ".git/")
+	if isGit {
+		name += ".git"
+	}
+	s.mu.Lock()
+	content, ok := s.files[name]
+	header, to := s.headers[name].Clone(), s.redirects[name]
+	s.mu.Unlock()
+	if want := header.Get("Want-Authorization"); want != "" && !strings.EqualFold(r.Header.Get("Authorization"), want) {
+		w.Header().Set("WWW-Authenticate", "Basic realm=origin")
+		http.Error(w, "who are you?", http.StatusUnauthorized)
+		return
+	}
+	header.Del("Want-Authorization")
+	if isGit {
 		s.backend().ServeHTTP(w, r)
 		return
 	}
-	s.mu.Lock()
-	content, ok := s.files[r.URL.Path]
-	header, to := s.headers[r.URL.Path].Clone(), s.redirects[r.URL.Path]
-	s.mu.Unlock()
 	if to != "" {
 		http.Redirect(w, r, to, http.StatusFound)
 		return

@@ -62,6 +62,19 @@ func Envelope(subscription, id string, at time.Time, attributes map[string]strin
 	return text, nil
 }
 
+// TraceParent is the W3C trace context that a message in an envelope carries: that
+// of the event in it, or of the client that published it. Empty if it has none.
+func TraceParent(body []byte) string {
+	var p push
+	if err := json.Unmarshal(body, &p); err != nil || p.Message == nil {
+		return ""
+	}
+	if value := p.Message.Attributes[attributePrefix+events.ExtTraceParent]; value != "" {
+		return value
+	}
+	return p.Message.Attributes["googclient_traceparent"]
+}
+
 // IsPush reports whether a request is one of a push subscription, by its
 // envelope or by its headers. Such a sender repeats whatever is not answered
 // with success.

@@ -71,3 +71,16 @@ func TestNotNested(t *testing.T) {
 		t.Errorf("called %d times, %v", called, err)
 	}
 }
+
+func TestTraceParent(t *testing.T) {
+	const trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+	for body, want := range map[string]string{
+		`{"message":{"attributes":{"ce-traceparent":"` + trace + `","googclient_traceparent":"x"}}}`: trace,
+		`{"message":{"attributes":{"googclient_traceparent":"` + trace + `"}}}`:                      trace,
+		`{"message":{}}`: "", `{}`: "", `[`: "",
+	} {
+		if got := pubsub.TraceParent([]byte(body)); got != want {
+			t.Errorf("%s: %q", body, got)
+		}
+	}
+}

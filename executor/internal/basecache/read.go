@@ -47,15 +47,24 @@ func openArchive(path string) (*archive, error) {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()
-	a := &archive{path: path, at: map[string]span{}}
+	at, err := spans(f)
+	if err != nil {
+		return nil, fmt.Errorf("read archive: %w", err)
+	}
+	return &archive{path: path, at: at}, nil
+}
+
+// spans says where the files in a tar archive are.
+func spans(f io.ReadSeeker) (map[string]span, error) {
+	at := map[string]span{}
 	tr := tar.NewReader(f)
 	for {
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
-			return a, nil
+			return at, nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read archive: %w", err)
+			return nil, err
 		}
 		// The reader does not read ahead: the content begins here.
 		offset, err := f.Seek(0, io.SeekCurrent)
@@ -63,7 +72,7 @@ func openArchive(path string) (*archive, error) {
 			return nil, err
 		}
 		if h.Typeflag == tar.TypeReg {
-			a.at[h.Name] = span{offset, h.Size}
+			at[h.Name] = span{offset, h.Size}
 		}
 	}
 }

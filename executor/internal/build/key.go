@@ -104,9 +104,25 @@ func (s *stage) lookUp(ctx context.Context, tell *teller, n int, d *done) (hit b
 		return true, nil
 	}
 	d.layer = e.Layer
-	s.pending = append(s.pending, e.Layer)
+	s.pending = append(s.pending, withIndex(e))
 	s.upload(ctx, e.Layer)
 	return true, nil
+}
+
+// cached is the layer of an entry that has its index.
+type cached struct {
+	v1.Layer
+	index func() (io.ReadCloser, error)
+}
+
+// Index returns the layer's index.
+func (c cached) Index() (io.ReadCloser, error) { return c.index() }
+
+func withIndex(e cache.Entry) v1.Layer {
+	if e.Index == nil {
+		return e.Layer
+	}
+	return cached{e.Layer, e.Index}
 }
 
 // ask returns what the cache has, or what another stage has made meanwhile.

@@ -15,6 +15,7 @@ import (
 type use struct {
 	layers bool     // its layers are part of the result, or a later stage is built on it
 	copied []string // paths that later stages copy or mount from it
+	shown  bool     // a later stage mounts some of it
 	base   bool     // a later stage is built on it
 }
 
@@ -40,7 +41,9 @@ func (b *builder) fillUses() {
 				continue
 			}
 			for _, r := range readsOf(op) {
-				b.stages[r.stage].use.copied = append(b.stages[r.stage].use.copied, r.paths...)
+				u := &b.stages[r.stage].use
+				u.copied = append(u.copied, r.paths...)
+				u.shown = u.shown || r.mount
 			}
 		}
 	}
@@ -50,6 +53,7 @@ func (b *builder) fillUses() {
 type stageRead struct {
 	stage int
 	paths []string
+	mount bool
 }
 
 func readsOf(op plan.Op) []stageRead {
@@ -57,12 +61,12 @@ func readsOf(op plan.Op) []stageRead {
 	switch op := op.(type) {
 	case plan.Copy:
 		if op.From.Stage != nil {
-			out = append(out, stageRead{*op.From.Stage, op.Reads()})
+			out = append(out, stageRead{stage: *op.From.Stage, paths: op.Reads()})
 		}
 	case plan.Run:
 		for _, m := range op.Mounts {
 			if m.From.Stage != nil {
-				out = append(out, stageRead{*m.From.Stage, []string{m.Source}})
+				out = append(out, stageRead{stage: *m.From.Stage, paths: []string{m.Source}, mount: true})
 			}
 		}
 	}

@@ -186,10 +186,9 @@ func (s *stage) ground(ctx context.Context, n int) error {
 
 // onDisk tells whether files are needed, and not only what there are: by a
 // process of an operation from the n-th on, by one of a stage that is built on
-// this one, or by a stage that copies. Copies of what the build itself has put
-// where nothing was need no files.
+// this one, or by a mount. What is copied is fetched by itself.
 func (s *stage) onDisk(n int) bool {
-	if len(s.use.copied) > 0 && !s.ownContent() || s.Materialize && s.isTarget() {
+	if s.use.shown || s.Materialize && s.isTarget() {
 		return true
 	}
 	for i := n; i < len(s.operations); i++ {
@@ -203,20 +202,6 @@ func (s *stage) onDisk(n int) bool {
 		}
 	}
 	return false
-}
-
-// ownContent tells whether all that the stage holds is put there by steps that
-// are carried out.
-func (s *stage) ownContent() bool {
-	if s.parent != nil || s.image != nil {
-		return false
-	}
-	for n := range s.ahead {
-		if s.foreseenHit(n) {
-			return false
-		}
-	}
-	return true
 }
 
 func (s *stage) makeRoot(ctx context.Context, n int) error {

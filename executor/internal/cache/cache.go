@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"strings"
@@ -22,6 +23,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kilnhook/kiln/executor/internal/image"
+	layers "github.com/kilnhook/kiln/executor/internal/layer"
 )
 
 // Options of a cache. Now is required.
@@ -30,7 +32,7 @@ type Options struct {
 	TTL time.Duration
 	// Now is the clock that entries are judged by.
 	Now func() time.Time
-	// Parallel is how many keys Probe looks up at once; 0: 16.
+	// Parallel is how many keys Probe looks up at once; 0: 32.
 	Parallel int
 	// Log takes warnings; nil: none.
 	Log *slog.Logger
@@ -41,6 +43,9 @@ type Entry struct {
 	// Layer is what the step made; nil if Empty. Its content is verified
 	// while it is read, down to the uncompressed bytes.
 	Layer v1.Layer
+	// Index opens the layer's index, as package layer has it; nil if the entry
+	// has none.
+	Index func() (io.ReadCloser, error)
 	// Empty says that the step made no layer.
 	Empty bool
 	// Created is when the entry was made.
@@ -68,6 +73,8 @@ type store interface {
 	// layer returns the layer that a manifest describes, having made sure
 	// that it is there.
 	layer(ctx context.Context, k Key, desc v1.Descriptor, diffID v1.Hash) (v1.Layer, error)
+	// blob reads another blob of an entry.
+	blob(ctx context.Context, k Key, desc v1.Descriptor) (io.ReadCloser, error)
 	// put stores an image under a key, replacing what is there.
 	put(ctx context.Context, k Key, img v1.Image) error
 }
@@ -89,7 +96,7 @@ type Cache struct {
 
 func newCache(s store, opt Options) *Cache {
 	if opt.Parallel == 0 {
-		opt.Parallel = 16
+		opt.Parallel = 32
 	}
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -167,7 +174,11 @@ func (c *Cache) get(ctx context.Context, k Key) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
-	return Entry{Layer: l, Created: d.created}, nil
+	e := Entry{Layer: l, Created: d.created}
+	if d.index != nil {
+		e.Index = func() (io.ReadCloser, error) { return c.openIndex(ctx, k, *d.index) }
+	}
+	return e, nil
 }
 
 // Probe looks up many keys at once. The result has every key; misses say why
@@ -221,6 +232,7 @@ const (
 	annotationDiffID  = "dev.kilnhook.cache.diffid"
 	annotationCreated = "dev.kilnhook.cache.created"
 	annotationEmpty   = "dev.kilnhook.cache.empty"
+	annotationIndex   = "dev.kilnhook.cache.index" // the format of the index of the first layer, which the second holds
 )
 
 // entryImage makes the image of an entry.
@@ -237,13 +249,22 @@ func entryImage(k Key, l v1.Layer, meta Meta, now time.Time) (v1.Image, error) {
 		return nil, err
 	}
 	annotations[annotationDiffID] = diffID.String()
+	made, history := []v1.Layer{l}, []v1.History{{CreatedBy: meta.CreatedBy}}
+	if indexed, ok := l.(indexed); ok {
+		index, err := packIndex(indexed)
+		if err != nil {
+			return nil, err
+		}
+		annotations[annotationIndex] = layers.IndexFormat
+		made, history = append(made, index), append(history, v1.History{CreatedBy: "index"})
+	}
 	if meta.Platform.OS == "" || meta.Platform.Architecture == "" {
 		meta.Platform = v1.Platform{OS: "linux", Architecture: "unknown"}
 	}
 	return image.Assemble(image.Input{
 		Platform:    meta.Platform,
-		Layers:      []v1.Layer{l},
-		History:     []v1.History{{CreatedBy: meta.CreatedBy}},
+		Layers:      made,
+		History:     history,
 		Created:     now.UTC(),
 		Annotations: annotations,
 	})
@@ -252,6 +273,7 @@ func entryImage(k Key, l v1.Layer, meta Meta, now time.Time) (v1.Image, error) {
 // described is what a manifest says of an entry.
 type described struct {
 	layer   v1.Descriptor
+	index   *v1.Descriptor // nil if there is none
 	diffID  v1.Hash
 	created time.Time
 	empty   bool
@@ -276,12 +298,21 @@ func parseManifest(raw []byte, k Key) (described, error) {
 	if d.created, err = time.Parse(time.RFC3339Nano, m.Annotations[annotationCreated]); err != nil {
 		return bad("it does not say when it was made")
 	}
-	if len(m.Layers) != 1 {
+	want := 1
+	format := m.Annotations[annotationIndex]
+	if format != "" {
+		want = 2
+	}
+	if len(m.Layers) != want {
 		return bad("it has %d layers", len(m.Layers))
 	}
-	d.layer = m.Layers[0]
-	if !d.layer.MediaType.IsLayer() || d.layer.Size < 0 || !isSHA256(d.layer.Digest) {
-		return bad("its layer is none")
+	for _, l := range m.Layers {
+		if !l.MediaType.IsLayer() || l.Size < 0 || !isSHA256(l.Digest) {
+			return bad("its layer is none")
+		}
+	}
+	if d.layer = m.Layers[0]; format == layers.IndexFormat {
+		d.index = &m.Layers[1]
 	}
 	if d.diffID, err = v1.NewHash(m.Annotations[annotationDiffID]); err != nil || !isSHA256(d.diffID) {
 		return bad("it has no diff id")

@@ -30,7 +30,7 @@ var _ store = (*dir)(nil)
 
 func (d *dir) entry(k Key) string { return filepath.Join(d.path, k.String()) }
 
-func (d *dir) blob(k Key, h v1.Hash) string {
+func (d *dir) blobPath(k Key, h v1.Hash) string {
 	return filepath.Join(d.entry(k), "blobs", h.Algorithm, h.Hex)
 }
 
@@ -47,7 +47,7 @@ func (d *dir) manifest(_ context.Context, k Key) ([]byte, error) {
 		return nil, &badEntryError{why: "the entry is broken: its index is not valid"}
 	}
 	want := index.Manifests[0].Digest
-	if raw, err = readDocument(d.blob(k, want)); err != nil {
+	if raw, err = readDocument(d.blobPath(k, want)); err != nil {
 		return nil, &badEntryError{why: fmt.Sprintf("the entry is broken: %v", err)}
 	}
 	if got, _, err := v1.SHA256(bytes.NewReader(raw)); err != nil || got != want {
@@ -71,7 +71,7 @@ func readDocument(path string) ([]byte, error) {
 }
 
 func (d *dir) layer(_ context.Context, k Key, desc v1.Descriptor, diffID v1.Hash) (v1.Layer, error) {
-	path := d.blob(k, desc.Digest)
+	path := d.blobPath(k, desc.Digest)
 	exists := func() (bool, error) {
 		info, err := os.Stat(path)
 		return err == nil && info.Mode().IsRegular() && info.Size() == desc.Size, err
@@ -82,6 +82,14 @@ func (d *dir) layer(_ context.Context, k Key, desc v1.Descriptor, diffID v1.Hash
 		return nil, &badEntryError{why: "the entry is broken: its layer does not have the size that its manifest says"}
 	}
 	return &layer{desc: desc, diffID: diffID, exists: exists, open: func() (io.ReadCloser, error) { return os.Open(path) }}, nil
+}
+
+func (d *dir) blob(_ context.Context, k Key, desc v1.Descriptor) (io.ReadCloser, error) {
+	f, err := os.Open(d.blobPath(k, desc.Digest))
+	if err != nil {
+		return nil, err
+	}
+	return verify(f, desc.Digest)
 }
 
 // put writes the entry beside its place and moves it there.

@@ -81,6 +81,14 @@ func (r *repository) layer(ctx context.Context, _ Key, desc v1.Descriptor, diffI
 	}, nil
 }
 
+func (r *repository) blob(ctx context.Context, _ Key, desc v1.Descriptor) (io.ReadCloser, error) {
+	l, err := r.puller.Layer(ctx, r.repo.Digest(desc.Digest.String()))
+	if err != nil {
+		return nil, err
+	}
+	return l.Compressed()
+}
+
 func (r *repository) put(ctx context.Context, k Key, img v1.Image) error {
 	return r.pusher.Push(ctx, r.repo.Tag(k.String()), img)
 }

@@ -31,13 +31,27 @@ type ApplyOptions struct {
 	// First says that nothing of an image is in the root yet, so that
 	// whiteouts have nothing to hide.
 	First bool
+	// Index, if set, gets the layer's index, which is whole only if there is no
+	// error.
+	Index io.Writer
 }
 
 // Apply applies an uncompressed layer changeset to a root filesystem as
 // image-spec, layer.md, "Applying Changesets" says: whiteouts and opaque
 // whiteouts hide what lower layers brought and never what this one brings.
 func Apply(ctx context.Context, fsys rootfs.FS, r io.Reader, opt ApplyOptions) error {
-	a := &applier{fsys: fsys, opt: opt, printer: snapshot.NewPrinter()}
+	if opt.Index == nil {
+		return apply(ctx, fsys, r, opt, nil)
+	}
+	index, err := newIndexWriter(opt.Index)
+	if err != nil {
+		return err
+	}
+	return errors.Join(apply(ctx, fsys, r, opt, index), index.close())
+}
+
+func apply(ctx context.Context, fsys rootfs.FS, r io.Reader, opt ApplyOptions, index *indexWriter) error {
+	a := &applier{fsys: fsys, opt: opt, printer: snapshot.NewPrinter(), index: index}
 	if !opt.First {
 		a.added = map[string]bool{}
 	}
@@ -66,6 +80,7 @@ type applier struct {
 	added   map[string]bool // by this layer; nil in the first
 	dirs    []rootfs.Entry  // whose times are set in the end
 	printer *snapshot.Printer
+	index   *indexWriter // may be nil
 }
 
 // errPinned is what Lost gets for an entry in the place of a directory that
@@ -88,7 +103,12 @@ func (a *applier) header(h *tar.Header, content io.Reader) error {
 	if err != nil {
 		return err
 	}
-	return a.entry(e, func() error { return a.put(e, content) })
+	if a.index == nil {
+		return a.entry(e, func() error { return a.put(e, content) })
+	}
+	return a.index.beside(e, content, func(content io.Reader) error {
+		return a.entry(e, func() error { return a.put(e, content) })
+	})
 }
 
 // entry applies one entry, which put puts.

@@ -65,16 +65,45 @@ func (b *Blob) fill(ctx context.Context, fsys rootfs.FS, changes []snapshot.Chan
 	if err != nil {
 		return Sums{}, fmt.Errorf("spool layer: %w", err)
 	}
+	index, err := os.Create(b.indexPath())
+	if err != nil {
+		return Sums{}, errors.Join(fmt.Errorf("spool layer index: %w", err), f.Close())
+	}
+	opt.index, err = newIndexWriter(index)
+	if err != nil {
+		return Sums{}, errors.Join(err, f.Close(), index.Close())
+	}
 	c, err := NewCompressor(&growing{b, f}, b.how)
 	if err != nil {
-		return Sums{}, errors.Join(err, f.Close())
+		return Sums{}, errors.Join(err, f.Close(), opt.index.close(), index.Close())
 	}
 	werr := Write(ctx, c, fsys, changes, opt)
 	sums, cerr := c.Close()
-	if err := errors.Join(werr, cerr, f.Close()); err != nil {
+	if err := errors.Join(werr, cerr, f.Close(), opt.index.close(), index.Close()); err != nil {
 		return Sums{}, err
 	}
 	return sums, nil
+}
+
+func (b *Blob) indexPath() string { return b.path + ".index" }
+
+// Index returns the index of the layer, as WriteIndex would write it, once the
+// layer is written.
+func (b *Blob) Index() (io.ReadCloser, error) {
+	b.mu.Lock()
+	for !b.done {
+		b.grown.Wait()
+	}
+	err := b.err
+	b.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(b.indexPath())
+	if err != nil {
+		return nil, fmt.Errorf("read spooled layer index: %w", err)
+	}
+	return f, nil
 }
 
 // growing writes to the file and wakes those who read it.
@@ -93,7 +122,7 @@ func (g *growing) Write(p []byte) (int, error) {
 }
 
 // Remove deletes the file. The layer can no longer be read.
-func (b *Blob) Remove() error { return os.Remove(b.path) }
+func (b *Blob) Remove() error { return errors.Join(os.Remove(b.path), os.Remove(b.indexPath())) }
 
 // Written returns how many compressed bytes there are so far.
 func (b *Blob) Written() int64 {

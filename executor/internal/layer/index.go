@@ -26,8 +26,14 @@ import (
 // It is a zstd stream of a line and of entries in the layer's order, in whose
 // fields numbers are varints and strings have their length before them.
 
-// indexMagic begins an index and says how it is written.
-const indexMagic = "kiln layer index 1\n"
+// IndexFormat is how indexes are written. One of another format is of no use.
+const IndexFormat = "kiln layer index 1"
+
+// indexMagic begins an index.
+const indexMagic = IndexFormat + "\n"
+
+// ErrIndex is wrapped by the error of an index that cannot be used.
+var ErrIndex = errors.New("the layer's index cannot be used")
 
 // Bounds of what an index can hold: those of the kernel, or what a tar reader
 // would take.
@@ -49,20 +55,14 @@ type indexEntry struct {
 
 // WriteIndex reads a layer, verifies it, and writes its index.
 func WriteIndex(ctx context.Context, l v1.Layer, dst io.Writer) error {
-	zw, err := zstd.NewWriter(dst, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(512<<10))
+	w, err := newIndexWriter(dst)
 	if err != nil {
-		return fmt.Errorf("write layer index: %w", err)
+		return err
 	}
-	w := &indexWriter{w: bufio.NewWriterSize(zw, 64<<10), print: snapshot.NewPrinter(), buf: make([]byte, 128<<10)}
-	_, _ = w.w.WriteString(indexMagic)
 	if err := unpack(ctx, l, nil, func(r io.Reader) error { return w.layer(ctx, r) }); err != nil {
-		return errors.Join(fmt.Errorf("read names of layer%w", err), zw.Close())
+		return errors.Join(fmt.Errorf("read names of layer%w", err), w.close())
 	}
-	w.number(indexEnd)
-	if err := errors.Join(w.w.Flush(), zw.Close()); err != nil {
-		return fmt.Errorf("write layer index: %w", err)
-	}
-	return nil
+	return w.close()
 }
 
 // The marks before entries.
@@ -74,10 +74,30 @@ const (
 )
 
 type indexWriter struct {
+	zip   *zstd.Encoder
 	w     *bufio.Writer
 	last  string
 	print *snapshot.Printer
 	buf   []byte
+}
+
+func newIndexWriter(dst io.Writer) (*indexWriter, error) {
+	zip, err := zstd.NewWriter(dst, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(512<<10))
+	if err != nil {
+		return nil, fmt.Errorf("write layer index: %w", err)
+	}
+	w := &indexWriter{zip: zip, w: bufio.NewWriterSize(zip, 64<<10), print: snapshot.NewPrinter(), buf: make([]byte, 128<<10)}
+	_, _ = w.w.WriteString(indexMagic)
+	return w, nil
+}
+
+// close ends the index, which is whole only then.
+func (w *indexWriter) close() error {
+	w.number(indexEnd)
+	if err := errors.Join(w.w.Flush(), w.zip.Close()); err != nil {
+		return fmt.Errorf("write layer index: %w", err)
+	}
+	return nil
 }
 
 func (w *indexWriter) layer(ctx context.Context, r io.Reader) error {
@@ -106,6 +126,32 @@ func (w *indexWriter) layer(ctx context.Context, r io.Reader) error {
 		}
 		w.entry(e)
 	}
+}
+
+// beside writes the entry of a file that read reads, wholly or not.
+func (w *indexWriter) beside(e rootfs.Entry, content io.Reader, read func(io.Reader) error) error {
+	x := indexEntry{Entry: e}
+	if !e.Mode.IsRegular() || e.Hard {
+		w.entry(x)
+		return read(content)
+	}
+	w.print.Reset()
+	n := &counter{ctx: context.Background(), r: content}
+	var seen io.Writer = w.print
+	var body bytes.Buffer
+	if inlined(e.Name) && e.Size <= maxInline {
+		seen = io.MultiWriter(w.print, &body)
+	}
+	tee := io.TeeReader(n, seen)
+	if err := read(tee); err != nil {
+		return err
+	}
+	if _, err := io.CopyBuffer(writerOnly{io.Discard}, tee, w.buf); err != nil {
+		return err
+	}
+	x.Size, x.print, x.inline = n.n, w.print.Print(), body.Bytes()
+	w.entry(x)
+	return nil
 }
 
 // content reads what a file holds. Its size is what there really is.
@@ -185,16 +231,17 @@ func (w *indexWriter) entry(e indexEntry) {
 }
 
 // ApplyIndex applies a layer to a tree by its index. What the layer's files
-// hold is read from the layer if it is asked for, and kept in spool.
+// hold is read from the layer if it is asked for, and kept in spool. After an
+// ErrIndex some of the layer is applied; it can be applied again.
 func ApplyIndex(ctx context.Context, tree *rootfs.Tree, index io.Reader, l v1.Layer, spool *rootfs.Spool, opt ApplyOptions) error {
 	zr, err := zstd.NewReader(index, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(64<<20))
 	if err != nil {
-		return fmt.Errorf("read layer index: %w", err)
+		return fmt.Errorf("%w: %w", ErrIndex, err)
 	}
 	defer zr.Close()
 	r := &indexReader{r: bufio.NewReaderSize(zr, 64<<10)}
 	if err := r.magic(); err != nil {
-		return fmt.Errorf("read layer index: %w", err)
+		return fmt.Errorf("%w: %w", ErrIndex, err)
 	}
 	a := &applier{fsys: tree, opt: opt}
 	if !opt.First {
@@ -204,7 +251,7 @@ func ApplyIndex(ctx context.Context, tree *rootfs.Tree, index io.Reader, l v1.La
 	for n := 0; ; n++ {
 		e, ok, err := r.entry()
 		if err != nil {
-			return fmt.Errorf("read layer index: %w", err)
+			return fmt.Errorf("%w: %w", ErrIndex, err)
 		}
 		if !ok {
 			return a.finish()

@@ -3,6 +3,7 @@ package layer
 import (
 	"bytes"
 	"io"
+	"io/fs"
 	"strings"
 	"testing"
 	"time"
@@ -118,4 +119,60 @@ func FuzzApplyIndex(f *testing.F) {
 		tree, spool := newTree(t)
 		_ = ApplyIndex(t.Context(), tree, squeeze(t, b), static.NewLayer(nil, types.OCIUncompressedLayer), spool, ApplyOptions{})
 	})
+}
+
+// The index that is written beside a layer is that of the layer when it is read.
+func TestIndexOfBlob(t *testing.T) {
+	m := rootfs.NewMem()
+	for _, e := range []rootfs.Entry{
+		{Name: "etc", Mode: fs.ModeDir | 0o755, ModTime: time.Unix(5, 7)},
+		{Name: "etc/passwd", Mode: 0o644},
+		{Name: "etc/group", Mode: 0o644},
+		{Name: "big", Mode: 0o755 | fs.ModeSetuid, UID: 7, GID: 1 << 31, ModTime: time.Unix(1e9, 5), Xattrs: map[string]string{"user.a": "b", "user.b": ""}},
+		{Name: "hard", Mode: 0o644, Hard: true, Link: "big"},
+		{Name: "sym", Mode: fs.ModeSymlink | 0o777, Link: "/a/../b"},
+		{Name: "fifo", Mode: fs.ModeNamedPipe | 0o600},
+		{Name: "null", Mode: fs.ModeDevice | fs.ModeCharDevice | 0o666, Major: 1, Minor: 3},
+	} {
+		body := ""
+		if e.Name == "big" || e.Name == "etc/passwd" {
+			body = strings.Repeat("content", 1000)
+		}
+		if err := m.Put(e, strings.NewReader(body)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := NewBlob(t.TempDir(), Compression{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var changes []snapshot.Change
+	for _, n := range []string{"big", "etc/group", "etc/passwd", "fifo", "hard", "null", "sym"} {
+		changes = append(changes, snapshot.Change{Name: n})
+	}
+	changes = append(changes, snapshot.Change{Name: "etc/x", Deleted: true})
+	if err := b.Fill(t.Context(), m, changes, WriteOptions{Clamp: time.Unix(9e8, 0)}); err != nil {
+		t.Fatal(err)
+	}
+	rc, err := b.Index()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rc.Close()
+	got, err := io.ReadAll(rc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := indexed(t, b)
+	if !bytes.Equal(got, want) {
+		t.Errorf("the index beside the layer has %d bytes, that of the layer %d", len(got), len(want))
+	}
+	var beside bytes.Buffer
+	skip := func(name string) bool { return name == "big" || name == "etc" }
+	if err := Extract(t.Context(), rootfs.NewMem(), b, ApplyOptions{Skip: skip, Index: &beside}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(beside.Bytes(), want) {
+		t.Errorf("the index beside an extraction has %d bytes, that of the layer %d", beside.Len(), len(want))
+	}
 }

@@ -4,6 +4,7 @@ package layer
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -22,6 +23,8 @@ type WriteOptions struct {
 	// Clamp, if not zero, is the latest mtime that is written; a later one
 	// becomes it (SOURCE_DATE_EPOCH).
 	Clamp time.Time
+
+	index *indexWriter // of what is written; may be nil
 }
 
 // whiteoutPrefix marks a deleted file, and opaqueMarker a directory of which
@@ -76,11 +79,13 @@ func (w *writer) change(c snapshot.Change) error {
 		return err
 	}
 	if c.Deleted {
-		return w.tw.WriteHeader(&tar.Header{
+		h := &tar.Header{
 			Typeflag: tar.TypeReg,
 			Name:     path.Join(rootfs.Parent(c.Name), whiteoutPrefix+path.Base(c.Name)),
 			Format:   tar.FormatPAX,
-		})
+		}
+		w.indexed(h, emptyPrint(), nil)
+		return w.tw.WriteHeader(h)
 	}
 	if w.dirs[c.Name] {
 		return nil
@@ -116,12 +121,14 @@ func (w *writer) entry(e rootfs.Entry) error {
 	h := header(e, w.opt.Clamp)
 	if e.Mode.IsDir() {
 		w.dirs[e.Name] = true
+		w.indexed(h, snapshot.Print{}, nil)
 		return w.tw.WriteHeader(h)
 	}
 	if e.Nlink > 1 && e.Inode != (rootfs.Inode{}) {
 		if first, ok := w.inodes[e.Inode]; ok {
 			h.Typeflag, h.Linkname, h.Size = tar.TypeLink, first, 0
 			w.learn(e, w.prints[first])
+			w.indexed(h, snapshot.Print{}, nil)
 			return w.tw.WriteHeader(h)
 		}
 		w.inodes[e.Inode] = e.Name
@@ -129,13 +136,29 @@ func (w *writer) entry(e rootfs.Entry) error {
 	if err := w.tw.WriteHeader(h); err != nil {
 		return err
 	}
-	switch {
-	case e.Mode.IsRegular():
-		return w.content(e)
-	case e.Mode&fs.ModeSymlink != 0:
+	if e.Mode.IsRegular() {
+		return w.content(e, h)
+	}
+	if e.Mode&fs.ModeSymlink != 0 {
 		w.learn(e, snapshot.PrintString(e.Link))
 	}
+	w.indexed(h, snapshot.Print{}, nil)
 	return nil
+}
+
+// indexed writes into the index what the layer has.
+func (w *writer) indexed(h *tar.Header, p snapshot.Print, inline []byte) {
+	if w.opt.index == nil {
+		return
+	}
+	e, err := entryOf(h, rootfs.Clean(h.Name))
+	if err != nil {
+		return // of a type that header does not make
+	}
+	if e.ModTime.IsZero() {
+		e.ModTime = time.Unix(0, 0) // as an archive has it
+	}
+	w.opt.index.entry(indexEntry{Entry: e, print: p, inline: inline})
 }
 
 func (w *writer) learn(e rootfs.Entry, p snapshot.Print) {
@@ -148,9 +171,10 @@ func (w *writer) learn(e rootfs.Entry, p snapshot.Print) {
 	w.opt.Learn(e.Name, p, e.Xattrs)
 }
 
-func (w *writer) content(e rootfs.Entry) error {
+func (w *writer) content(e rootfs.Entry, h *tar.Header) error {
 	if e.Size == 0 {
 		w.learn(e, emptyPrint())
+		w.indexed(h, emptyPrint(), nil)
 		return nil
 	}
 	f, err := w.fsys.Open(e.Name)
@@ -159,11 +183,16 @@ func (w *writer) content(e rootfs.Entry) error {
 	}
 	defer f.Close()
 	w.printer.Reset()
-	dst := io.Writer(w.tw)
-	if w.opt.Learn != nil {
-		dst = io.MultiWriter(w.tw, w.printer)
+	var inline *bytes.Buffer
+	dst := []io.Writer{w.tw}
+	if w.opt.Learn != nil || w.opt.index != nil {
+		dst = append(dst, w.printer)
 	}
-	n, err := io.CopyBuffer(writerOnly{dst}, readerOnly{io.LimitReader(f, e.Size)}, w.buf)
+	if w.opt.index != nil && inlined(e.Name) && e.Size <= maxInline {
+		inline = &bytes.Buffer{}
+		dst = append(dst, inline)
+	}
+	n, err := io.CopyBuffer(writerOnly{io.MultiWriter(dst...)}, readerOnly{io.LimitReader(f, e.Size)}, w.buf)
 	if err != nil {
 		return err
 	}
@@ -171,6 +200,11 @@ func (w *writer) content(e rootfs.Entry) error {
 		return fmt.Errorf("the file shrank from %d to %d bytes while it was read: something is still writing to it", e.Size, n)
 	}
 	w.learn(e, w.printer.Print())
+	if inline != nil {
+		w.indexed(h, w.printer.Print(), inline.Bytes())
+	} else {
+		w.indexed(h, w.printer.Print(), nil)
+	}
 	return nil
 }
 

@@ -308,6 +308,9 @@ func FuzzNew(f *testing.F) {
 	f.Add("# escape=`\nFROM --platform=$TARGETPLATFORM a\nWORKDIR $X\nRUN [\"a\"]\nADD http://a/b c /d\nHEALTHCHECK NONE\nONBUILD RUN x\n", "X", "0")
 	f.Add("FROM a AS b\nONBUILD COPY --from=c . .\nFROM b\nLABEL ${A//x/y}=${B%%*}\nVOLUME $V\nUSER ${U:?}\n", "", "")
 	f.Add("FROM a\nARG A\nCOPY --parents --exclude=*.$A --link <<E <<'F' x/./y z\n${A:-$B}\nE\n$A\nF\nADD --checksum=$A --keep-git-dir --unpack=false --chmod=u+X,g=o https://h/r.git?ref=$A#b:c /d\n", "A=00", "")
+	for _, text := range corpus(f, "Dockerfile") {
+		f.Add(text, "GIVEN=given,A=1", "")
+	}
 	f.Fuzz(func(t *testing.T, text, args, target string) {
 		file, err := dockerfile.Parse("Dockerfile", []byte(text))
 		if err != nil {

@@ -115,9 +115,9 @@ func New(opt Options) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{opt: opt, maps: maps}
-	c.destTripper = newRouter(opt, certs, false)
+	c.destTripper = newPings(newRouter(opt, certs, false))
 	c.destOptions = c.remoteOptions(c.destTripper, 3)
-	pull, err := remote.NewPuller(c.remoteOptions(newRouter(opt, certs, true), 3)...)
+	pull, err := remote.NewPuller(c.remoteOptions(newPings(newRouter(opt, certs, true)), 3)...)
 	if err != nil {
 		return nil, fmt.Errorf("prepare pulling: %w", err)
 	}

@@ -104,7 +104,7 @@ func mutate(t testing.TB, r *rand.Rand, root string) {
 		some = files[r.IntN(len(files))]
 	}
 	write := func(p string) { _ = os.WriteFile(p, fmt.Appendf(nil, "%08d", r.IntN(1e8)), 0o644) }
-	switch r.IntN(12) {
+	switch r.IntN(13) {
 	case 0, 1:
 		write(fresh)
 	case 2:
@@ -134,54 +134,151 @@ func mutate(t testing.TB, r *rand.Rand, root string) {
 			_ = os.Mkdir(dir, 0o755)
 			write(filepath.Join(dir, "inner"))
 		}
+	case 12: // a mapping that is read, and then written to
+		if fi, err := os.Lstat(some); err == nil && fi.Mode().IsRegular() && fi.Size() > 0 {
+			storeMapped(t, some, byte('0'+r.IntN(10)))
+			_ = os.Chtimes(some, fi.ModTime(), fi.ModTime())
+		}
 	case 11:
 		_ = unix.Lsetxattr(some, "user.k", fmt.Append(nil, r.IntN(4)), 0)
 	}
 }
 
+// storeMapped changes the first byte of a file through a mapping that is read
+// first. On tmpfs no ctime tells of that, unless the mtime is put back.
+func storeMapped(t testing.TB, name string, b byte) {
+	t.Helper()
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		return // not writable any more
+	}
+	defer f.Close()
+	m, err := unix.Mmap(int(f.Fd()), 0, 1, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m[0] != b {
+		m[0] = b
+	}
+	if err := unix.Munmap(m); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// fileSystems returns a directory on each kind that there is room for.
+func fileSystems(t *testing.T) map[string]func(t *testing.T) string {
+	t.Helper()
+	nstest.Need(t)
+	tmpfs := func(t *testing.T) string {
+		t.Helper()
+		dir := t.TempDir()
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=16m"); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+		return dir
+	}
+	return map[string]func(t *testing.T) string{
+		"disk":    func(t *testing.T) string { t.Helper(); return t.TempDir() },
+		"tmpfs":   tmpfs,
+		"overlay": func(t *testing.T) string { t.Helper(); m, _ := mountOverlay(t, t.TempDir()); return m },
+	}
+}
+
 // A Walk finds exactly what reading everything finds, over long random
-// sequences of operations.
+// sequences of operations, on every file system.
 func TestWalkFindsWhatAFullReadingFinds(t *testing.T) {
-	for seed := range uint64(12) {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			t.Parallel()
-			r := rand.New(rand.NewPCG(seed, 1))
-			root := t.TempDir()
-			for range 60 {
-				mutate(t, r, root)
+	for kind, where := range fileSystems(t) {
+		for seed := range uint64(8) {
+			t.Run(fmt.Sprint(kind, seed), func(t *testing.T) {
+				t.Parallel()
+				walkAsFullReading(t, rand.New(rand.NewPCG(seed, 1)), where(t))
+			})
+		}
+	}
+}
+
+func walkAsFullReading(t *testing.T, r *rand.Rand, root string) {
+	t.Helper()
+	for range 60 {
+		mutate(t, r, root)
+	}
+	dir, err := rootfs.OpenDir(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	w := NewWalk(dir, nil)
+	learnAll(t, w, dir)
+	if err := w.Baseline(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for round := range 25 {
+		before := fullState(t, dir)
+		if err := w.Settle(t.Context(), t.TempDir()); err != nil {
+			t.Fatal(err)
+		}
+		for range r.IntN(6) {
+			mutate(t, r, root)
+		}
+		dir.Flush()
+		changes, err := w.Diff(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := texts(changes), diffStates(before, fullState(t, dir)); !slices.Equal(got, want) {
+			t.Fatalf("round %d: walk says %q, a full reading says %q", round, got, want)
+		}
+		// As writing the layer would.
+		for _, c := range changes {
+			if !c.Deleted {
+				learn(t, w, dir, c.Name)
 			}
+		}
+	}
+}
+
+// A store that no time tells of is found all the same, whoever wrote the file
+// before: an image, a step or a process.
+func TestStoresThatNoTimeTells(t *testing.T) {
+	for kind, where := range fileSystems(t) {
+		t.Run(kind, func(t *testing.T) {
+			root := where(t)
 			dir, err := rootfs.OpenDir(root)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer dir.Close()
+			write := func(name string) {
+				if err := os.WriteFile(filepath.Join(root, name), []byte("old"), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			write("image")
 			w := NewWalk(dir, nil)
-			learnAll(t, w, dir)
 			if err := w.Baseline(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			for round := range 25 {
-				before := fullState(t, dir)
-				if err := w.Settle(t.Context(), t.TempDir()); err != nil {
-					t.Fatal(err)
-				}
-				for range r.IntN(6) {
-					mutate(t, r, root)
-				}
-				dir.Flush()
-				changes, err := w.Diff(t.Context())
-				if err != nil {
-					t.Fatal(err)
-				}
-				if got, want := texts(changes), diffStates(before, fullState(t, dir)); !slices.Equal(got, want) {
-					t.Fatalf("round %d: walk says %q, a full reading says %q", round, got, want)
-				}
-				// As writing the layer would.
-				for _, c := range changes {
-					if !c.Deleted {
-						learn(t, w, dir, c.Name)
-					}
-				}
+			write("step")
+			if err := w.Refresh([]string{"step"}); err != nil {
+				t.Fatal(err)
+			}
+			write("process")
+			if changes, err := w.Diff(t.Context()); err != nil || !slices.Equal(texts(changes), []string{"process"}) {
+				t.Fatalf("changes %v, %v", changes, err)
+			}
+			if err := w.Settle(t.Context(), root); err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range []string{"image", "step", "process"} {
+				storeMapped(t, filepath.Join(root, name), 'n')
+			}
+			want := []string{"image", "process", "step"}
+			if changes, err := w.Diff(t.Context()); err != nil || !slices.Equal(texts(changes), want) {
+				t.Errorf("changes %v, %v; want %v", changes, err, want)
+			}
+			if left, err := filepath.Glob(filepath.Join(root, ".ctime*")); err != nil || len(left) > 0 {
+				t.Errorf("left behind: %v %v", left, err)
 			}
 		})
 	}

@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -20,12 +18,14 @@ import (
 // Walk finds changes by comparing the whole tree with an index of it. A file
 // all of whose stat fields are equal, ctime included, is unchanged. One whose
 // ctime moved while mode, owner, size and mtime stayed is a suspect and its
-// content decides. Anything else changed.
+// content decides. Anything else changed. On a file system whose ctimes do not
+// tell of every change all content decides.
 type Walk struct {
-	root  *rootfs.Dir
-	skip  func(name string) bool
-	index *index
-	ready bool
+	root    *rootfs.Dir
+	skip    func(name string) bool
+	index   *index
+	ready   bool
+	devices devices
 }
 
 // NewWalk returns a Walk over root that ignores every name for which skip
@@ -76,25 +76,7 @@ func (w *Walk) Ready() bool { return w.ready }
 // its file was indexed. It takes one tick of the filesystem's clock at most,
 // and asks the filesystem, not the system clock, by touching a file in dir.
 func (w *Walk) Settle(ctx context.Context, dir string) error {
-	probe := filepath.Join(dir, ".ctime-probe")
-	defer os.Remove(probe)
-	for {
-		if err := os.WriteFile(probe, []byte{0}, 0o600); err != nil {
-			return fmt.Errorf("probe the filesystem's clock: %w", err)
-		}
-		var st unix.Stat_t
-		if err := unix.Lstat(probe, &st); err != nil {
-			return fmt.Errorf("probe the filesystem's clock: %w", err)
-		}
-		if st.Ctim.Nano() > w.index.latest {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(time.Millisecond):
-		}
-	}
+	return tick(ctx, dir, w.index.latest)
 }
 
 // Diff returns what changed since Baseline or the last Diff, sorted by name,
@@ -109,7 +91,7 @@ func (w *Walk) Diff(ctx context.Context) ([]Change, error) {
 // scan compares the tree with the index and brings the index up to date.
 func (w *Walk) scan(ctx context.Context) ([]Change, error) {
 	w.index.sharePrints()
-	s := &scan{Walk: w, first: !w.ready, pending: []string{"."}, links: map[inode][]string{}}
+	s := &scan{Walk: w, ctx: ctx, first: !w.ready, pending: []string{"."}, links: map[inode][]string{}}
 	s.cond = sync.NewCond(&s.mu)
 	var st unix.Stat_t
 	if err := unix.Lstat(w.root.Path(), &st); err != nil {
@@ -139,6 +121,7 @@ func (w *Walk) scan(ctx context.Context) ([]Change, error) {
 // scan is one pass: directories are taken from a shared stack by workers.
 type scan struct {
 	*Walk
+	ctx   context.Context //nolint:containedctx // a scan is one call
 	first bool
 
 	mu      sync.Mutex
@@ -198,7 +181,7 @@ func (s *scan) work() {
 
 // directory compares the children of one directory.
 func (s *scan) directory(name string) error {
-	fd, err := unix.Open(filepath.Join(s.root.Path(), name), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(s.dirPath(name), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		if errors.Is(err, unix.ENOENT) {
 			return nil
@@ -207,6 +190,10 @@ func (s *scan) directory(name string) error {
 	}
 	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
+	honest, dev, err := s.honest(fd, name)
+	if err != nil {
+		return err
+	}
 	names, err := f.Readdirnames(-1)
 	if err != nil {
 		return err
@@ -216,7 +203,7 @@ func (s *scan) directory(name string) error {
 	old := s.index.directory(name)
 	old.sort()
 	s.index.mu.Unlock()
-	cmp := &comparison{scan: s, dir: name, fd: fd, fresh: &directory{}, old: old}
+	cmp := &comparison{scan: s, dir: name, fd: fd, fresh: &directory{}, old: old, honest: honest, dev: dev}
 	for _, n := range names {
 		if s.skip(rootfs.Join(name, n)) {
 			continue
@@ -248,6 +235,18 @@ func (s *scan) directory(name string) error {
 	return nil
 }
 
+// honest tells whether ctimes tell everything on the file system of a directory,
+// and which that is.
+func (s *scan) honest(fd int, name string) (bool, uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return false, 0, err
+	}
+	dev := recordOf(&st).dev
+	honest, err := s.devices.honest(s.ctx, dev, s.dirPath(name))
+	return honest, dev, err
+}
+
 // comparison merges a directory's sorted names with its records.
 type comparison struct {
 	*scan
@@ -261,6 +260,8 @@ type comparison struct {
 	gone    []string
 	xattrs  map[string]uint64
 	latest  int64
+	honest  bool // the ctimes of files on dev tell everything
+	dev     uint64
 }
 
 // rest reports the records that stand before name, all of them for "", as
@@ -319,8 +320,20 @@ func (c *comparison) child(name string) error {
 	return nil
 }
 
-// differs compares a file with its record and completes now.print.
+// differs compares a file with its record and completes now.print. Where ctimes
+// do not tell everything every file has a print in the end.
 func (c *comparison) differs(full string, was, now *record) (bool, error) {
+	doubted := now.mode&unix.S_IFMT == unix.S_IFREG && (!c.honest || now.dev != c.dev)
+	changed, err := c.told(full, was, now, doubted)
+	if err != nil || !doubted || now.print != (Print{}) {
+		return changed, err
+	}
+	now.print, err = PrintFile(c.root, full)
+	return changed, err
+}
+
+// told is differs by what stat tells, and by content if that is doubted.
+func (c *comparison) told(full string, was, now *record, doubted bool) (bool, error) {
 	if c.first {
 		if was != nil {
 			now.print = was.print
@@ -330,6 +343,8 @@ func (c *comparison) differs(full string, was, now *record) (bool, error) {
 	switch {
 	case was == nil || !was.seen:
 		return true, c.noteXattrs(full)
+	case was.sameStat(now) && doubted:
+		return c.contentDiffers(full, was, now)
 	case was.sameStat(now):
 		now.print = was.print
 		return false, nil

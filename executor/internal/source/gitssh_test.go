@@ -134,6 +134,7 @@ func TestGitSSHErrors(t *testing.T) {
 		"no ref":        {url + "/r.git#nope", func(*Options, string) {}, `ref "nope" is neither`},
 		"nobody":        {"ssh://127.0.0.1:1/r.git", func(*Options, string) {}, "connection refused"},
 		"link-local":    {"ssh://169.254.169.254/r.git", func(*Options, string) {}, "link-local addresses are not allowed"},
+		"password":      {"ssh://me:hunter2@host/r.git", func(*Options, string) {}, "a password in an ssh URL is not supported"},
 		"no path":       {"ssh://host", func(*Options, string) {}, "no path follows the host"},
 		"option":        {"ssh://-oProxyCommand=x/r", func(*Options, string) {}, "not a valid ssh URL"},
 		"scp":           {"git@127.0.0.1:r.git#a b", func(*Options, string) {}, "is not the name of a branch"},

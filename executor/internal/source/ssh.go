@@ -61,7 +61,10 @@ func sshURL(raw string) (u *url.URL, path string, err error) {
 		}
 	}
 	u.RawQuery, u.Fragment, u.RawFragment = "", "", ""
+	_, password := u.User.Password()
 	switch {
+	case password:
+		return nil, "", errors.New("a password in an ssh URL is not supported: use a key or an agent")
 	case strings.Trim(path, "/~") == "":
 		return nil, "", errors.New("not a repository: no path follows the host")
 	case strings.HasPrefix(path, "-") || strings.HasPrefix(u.Host, "-") || strings.ContainsAny(path, "\x00\r\n"):

@@ -84,7 +84,7 @@ func New(opt Options) http.RoundTripper {
 			ExpectContinueTimeout: time.Second,
 			IdleConnTimeout:       90 * time.Second,
 			MaxIdleConns:          64,
-			MaxIdleConnsPerHost:   16,
+			MaxIdleConnsPerHost:   32,
 			ReadBufferSize:        bufferSize,
 			WriteBufferSize:       bufferSize,
 			ForceAttemptHTTP2:     true,

@@ -12,6 +12,7 @@ import (
 	"strconv"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/kilnhook/kiln/executor/internal/layer"
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
@@ -72,8 +73,9 @@ func below(root string, names []string) []string {
 func (w *InPlace) Image(ctx context.Context, img Image) (rootfs.FS, error) {
 	path, ok := w.images[img.Key]
 	if !ok {
-		path = filepath.Join(w.dir, "images", strconv.Itoa(len(w.images)))
-		if err := extractTo(ctx, path, img, w.report); err != nil {
+		var err error
+		path, err = w.report.image(ctx, filepath.Join(w.dir, "images", strconv.Itoa(len(w.images))), img)
+		if err != nil {
 			return nil, err
 		}
 		w.images[img.Key] = path
@@ -85,7 +87,8 @@ func (w *InPlace) Image(ctx context.Context, img Image) (rootfs.FS, error) {
 // use any more, unless this stage stands on it.
 func (w *InPlace) Begin(ctx context.Context, g Ground) (Root, error) {
 	if w.current != nil && g.Parent == Root(w.current) {
-		next := &inPlaceRoot{w: w, walk: w.current.walk, record: w.recorder(), has: w.current.has}
+		next := &inPlaceRoot{w: w, walk: w.current.walk, has: w.current.has}
+		next.record = next.recorder()
 		w.current = next
 		return next, nil
 	}
@@ -103,12 +106,12 @@ func (w *InPlace) Begin(ctx context.Context, g Ground) (Root, error) {
 	if err := extract(ctx, w.root, g.Layers, false, opt, w.report); err != nil {
 		return nil, err
 	}
-	r.record = w.recorder()
+	r.record = r.recorder()
 	return r, nil
 }
 
-func (w *InPlace) recorder() *snapshot.Recorder {
-	return snapshot.NewRecorder(&guard{FS: w.root, keep: w.keep})
+func (r *inPlaceRoot) recorder() *snapshot.Recorder {
+	return snapshot.NewRecorder(&guard{FS: r.w.root, r: r})
 }
 
 // Clear removes everything from the root that is not left alone, so that the
@@ -267,7 +270,7 @@ func (r *inPlaceRoot) Commit(ctx context.Context) (Commit, error) {
 		}
 	}
 	changes, shown := r.withMountPoints(changes)
-	r.ran, r.record = false, r.w.recorder()
+	r.ran, r.record = false, r.recorder()
 	return Commit{Changes: changes, FS: shown, Learn: r.walk.Learn, Release: func() {}}, nil
 }
 
@@ -298,10 +301,27 @@ func (r *inPlaceRoot) Close() error { return nil }
 // alone.
 var ErrMounted = errors.New("the path is mounted into the container or belongs to the executor, and cannot be changed with --isolation=inplace")
 
-// guard refuses steps what is left alone.
+// guard shows steps the root of a stage: it refuses to change what is left alone,
+// and hides directories that are no part of the stage.
 type guard struct {
 	rootfs.FS
-	keep paths
+	r *inPlaceRoot
+}
+
+// hides tells whether a directory is there only because something below it is
+// left alone: a step makes it as if it were not.
+func (g *guard) hides(name string) bool { return g.r.foreign(name) && !g.r.w.keep.skip(name) }
+
+func (g *guard) Lstat(name string) (rootfs.Entry, error) {
+	if g.hides(name) {
+		return rootfs.Entry{}, &fs.PathError{Op: "lstat", Path: name, Err: unix.ENOENT}
+	}
+	return g.FS.Lstat(name)
+}
+
+func (g *guard) List(name string) ([]string, error) {
+	names, err := g.FS.List(name)
+	return slices.DeleteFunc(names, func(n string) bool { return g.hides(rootfs.Join(name, n)) }), err
 }
 
 func (g *guard) Put(e rootfs.Entry, content io.Reader) error {
@@ -309,13 +329,18 @@ func (g *guard) Put(e rootfs.Entry, content io.Reader) error {
 	if err != nil {
 		return err
 	}
-	if g.keep.skip(real) || !e.Mode.IsDir() && g.keep.pinned(real) {
+	keep := g.r.w.keep
+	if keep.skip(real) || !e.Mode.IsDir() && keep.pinned(real) {
 		if now, err := g.FS.Lstat(real); err == nil && e.Mode.IsDir() && now.Mode.IsDir() {
 			return nil
 		}
 		return fmt.Errorf("/%s: %w", real, ErrMounted)
 	}
-	return g.FS.Put(e, content)
+	err = g.FS.Put(e, content)
+	if err == nil {
+		g.r.learn(real)
+	}
+	return err
 }
 
 func (g *guard) Remove(name string) error {
@@ -323,7 +348,7 @@ func (g *guard) Remove(name string) error {
 	if err != nil {
 		return err
 	}
-	if g.keep.skip(real) || g.keep.pinned(real) {
+	if g.r.w.keep.skip(real) || g.r.w.keep.pinned(real) {
 		return fmt.Errorf("/%s: %w", real, ErrMounted)
 	}
 	return g.FS.Remove(name)

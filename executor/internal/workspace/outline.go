@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/kilnhook/kiln/executor/internal/layer"
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
@@ -24,16 +26,22 @@ import (
 // What steps put there is kept whole. It is safe for concurrent use.
 type Outlines struct {
 	dir   string
-	index func(ctx context.Context, l v1.Layer) (io.ReadCloser, error)
+	index Index
 	now   func() time.Time
 
 	mu     sync.Mutex
 	spools []*rootfs.Spool
 }
 
-// NewOutlines returns an Outlines that keeps what steps write below dir, and
-// gets what layer.WriteIndex wrote from index.
-func NewOutlines(dir string, index func(ctx context.Context, l v1.Layer) (io.ReadCloser, error), now func() time.Time) *Outlines {
+// Index returns the index of a layer, as layer.WriteIndex writes it; with anew,
+// one that is made of the layer itself, whatever is known.
+type Index func(ctx context.Context, l v1.Layer, anew bool) (io.ReadCloser, error)
+
+// maxIndexes is how many indexes are fetched or made at once.
+const maxIndexes = 4
+
+// NewOutlines returns an Outlines that keeps what steps write below dir.
+func NewOutlines(dir string, index Index, now func() time.Time) *Outlines {
 	return &Outlines{dir: dir, index: index, now: now}
 }
 
@@ -66,12 +74,7 @@ func (o *Outlines) Begin(ctx context.Context, g Ground) (Root, error) {
 	o.mu.Unlock()
 	r := &outline{o: o, tree: rootfs.NewTree(spool.Keep, o.now), spool: spool}
 	r.record = snapshot.NewRecorder(r.tree)
-	for i, l := range g.Image.Layers {
-		if err := r.apply(ctx, l, i == 0); err != nil {
-			return nil, err
-		}
-	}
-	return r, nil
+	return r, r.image(ctx, g.Image.Layers)
 }
 
 // outline is a root of which only names and metadata are known.
@@ -82,20 +85,63 @@ type outline struct {
 	record *snapshot.Recorder
 }
 
-func (r *outline) apply(ctx context.Context, l v1.Layer, first bool) error {
-	index, err := r.o.index(ctx, l)
+// image applies the layers of an image in their order, with their indexes at hand
+// or made at the same time.
+func (r *outline) image(ctx context.Context, layers []v1.Layer) error {
+	indexes := make([]io.ReadCloser, len(layers))
+	defer func() {
+		for _, x := range indexes {
+			if x != nil {
+				_ = x.Close()
+			}
+		}
+	}()
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(maxIndexes)
+	for i, l := range layers {
+		group.Go(func() (err error) {
+			indexes[i], err = r.o.index(gctx, l, false)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	for i, l := range layers {
+		if err := r.apply(ctx, l, indexes[i], i == 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// apply applies a layer by its index, or by a new one if that is of no use.
+func (r *outline) apply(ctx context.Context, l v1.Layer, index io.Reader, first bool) error {
+	err := layer.ApplyIndex(ctx, r.tree, index, l, r.spool, layer.ApplyOptions{First: first})
+	if !errors.Is(err, layer.ErrIndex) {
+		return err
+	}
+	again, err := r.o.index(ctx, l, true)
 	if err != nil {
 		return err
 	}
-	err = layer.ApplyIndex(ctx, r.tree, index, l, r.spool, layer.ApplyOptions{First: first})
-	return errors.Join(err, index.Close())
+	err = layer.ApplyIndex(ctx, r.tree, again, l, r.spool, layer.ApplyOptions{})
+	return errors.Join(err, again.Close())
 }
 
 // FS implements Root.
 func (r *outline) FS() rootfs.FS { return r.record }
 
 // Apply implements Root.
-func (r *outline) Apply(ctx context.Context, l v1.Layer) error { return r.apply(ctx, l, false) }
+func (r *outline) Apply(ctx context.Context, l v1.Layer) error {
+	index, err := r.o.index(ctx, l, false)
+	if err != nil {
+		return err
+	}
+	err = r.apply(ctx, l, index, false)
+	r.record = snapshot.NewRecorder(r.tree)
+	return errors.Join(err, index.Close())
+}
 
 // errOutline is a mistake of the caller.
 var errOutline = errors.New("the files of this stage are not on disk")
@@ -117,8 +163,32 @@ func (r *outline) Commit(context.Context) (Commit, error) {
 	return Commit{Changes: changes, FS: shown, Stable: true, Release: func() {}}, nil
 }
 
-// Keep implements Root. What stages are built on it have trees of their own.
-func (r *outline) Keep(context.Context, []string) (rootfs.FS, error) { return r.tree, nil }
+// Keep implements Root. What stages are built on it have trees of their own. What
+// the paths lead to is fetched, with one reading of a layer for all of it.
+func (r *outline) Keep(ctx context.Context, paths []string) (rootfs.FS, error) {
+	var contents []rootfs.Content
+	for _, p := range paths {
+		if i := strings.IndexAny(p, "*?[\\"); i >= 0 {
+			p = p[:strings.LastIndexByte(p[:i], '/')+1]
+		}
+		at, err := rootfs.Resolve(r.tree, p)
+		if err != nil {
+			continue // the step that copies says so
+		}
+		err = rootfs.Walk(r.tree, at, func(e rootfs.Entry) error {
+			if !e.Mode.IsRegular() {
+				return ctx.Err()
+			}
+			c, err := r.tree.Content(e.Name)
+			contents = append(contents, c)
+			return err
+		})
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
+			return nil, err
+		}
+	}
+	return r.tree, layer.Fetch(ctx, contents)
+}
 
 // Close implements Root.
 func (r *outline) Close() error { return nil }

@@ -80,7 +80,7 @@ func (o *Overlay) extract(ctx context.Context, img Image) (string, error) {
 		o.images[img.Key] = s
 	}
 	o.mu.Unlock()
-	s.once.Do(func() { s.err = extractTo(ctx, s.path, img, o.report) })
+	s.once.Do(func() { s.path, s.err = o.report.image(ctx, s.path, img) })
 	return s.path, s.err
 }
 

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
@@ -77,17 +78,44 @@ func apply(ctx context.Context, r Root, l v1.Layer) error {
 }
 
 // Report takes what people should know: progress of an extraction in bytes,
-// and files that could not be made.
+// and files that could not be made. It also says how images are extracted.
 //
 // Retries is how often the extraction of a layer is tried again.
 type Report struct {
 	Bytes   func(name string, done, total int64)
 	Note    func(text string)
 	Retries int
+	// Spool is the directory for layers that are fetched ahead.
+	Spool string
+
+	// Image, if set, returns a directory with an image's files; extract makes and
+	// fills one that is not there.
+	Image func(ctx context.Context, key string, extract func(dir string) error) (string, error)
+	// Index, if set, calls extract for a layer with where to write its index, or
+	// nil if nobody wants that.
+	Index func(ctx context.Context, l v1.Layer, extract func(index io.Writer) error) error
+}
+
+// image returns the directory of an image: the one at path, which is made, unless
+// images are kept elsewhere.
+func (r Report) image(ctx context.Context, path string, img Image) (string, error) {
+	if r.Image == nil || img.Key == "" {
+		return path, extractTo(ctx, path, img, r)
+	}
+	return r.Image(ctx, img.Key, func(dir string) error { return extractTo(ctx, dir, img, r) })
+}
+
+func (r Report) indexed(ctx context.Context, l v1.Layer, extract func(index io.Writer) error) error {
+	if r.Index == nil {
+		return extract(nil)
+	}
+	return r.Index(ctx, l, extract)
 }
 
 // extract applies the layers of an image, from the bottom up.
 func extract(ctx context.Context, fsys rootfs.FS, layers []v1.Layer, first bool, opt layer.ApplyOptions, r Report) error {
+	layers, stop := layer.FetchAhead(ctx, r.Spool, layers)
+	defer stop()
 	lost := 0
 	opt.Lost = func(name string, err error) {
 		if lost++; lost <= 3 {
@@ -102,7 +130,11 @@ func extract(ctx context.Context, fsys rootfs.FS, layers []v1.Layer, first bool,
 		}
 		opt.First = first && i == 0
 		for try := 0; ; try++ {
-			err := layer.Extract(ctx, fsys, l, opt, func(done int64) { r.Bytes(name, done, size) })
+			err := r.indexed(ctx, l, func(index io.Writer) error {
+				opt := opt
+				opt.Index = index
+				return layer.Extract(ctx, fsys, l, opt, func(done int64) { r.Bytes(name, done, size) })
+			})
 			if err == nil {
 				break
 			}

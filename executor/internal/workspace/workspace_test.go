@@ -462,7 +462,7 @@ func TestExtractRetries(t *testing.T) {
 // what that added is in layers, also in those that are still being written.
 func TestRootsOnOutlines(t *testing.T) {
 	base := Image{Key: "aa", Layers: []v1.Layer{layerOf(t, "a=1", "b=2")}}
-	index := func(ctx context.Context, l v1.Layer) (io.ReadCloser, error) {
+	index := func(ctx context.Context, l v1.Layer, _ bool) (io.ReadCloser, error) {
 		var buf bytes.Buffer
 		err := layer.WriteIndex(ctx, l, &buf)
 		return io.NopCloser(&buf), err

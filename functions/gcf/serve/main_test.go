@@ -200,6 +200,7 @@ func TestGitPush(t *testing.T) {
 	}
 	url := start(t, "GitPush", "KILN_CHANGES=pubsub://p1/changes", "PUBSUB_EMULATOR_HOST="+srv.Addr,
 		"KILN_GITHUB_SECRET=s1", "KILN_GITLAB_SECRET=s2", "KILN_GITEA_SECRET=old\ns3", "KILN_BITBUCKET_SECRET=s4")
+	const trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 	sign := func(secret string, body []byte) string {
 		mac := hmac.New(sha256.New, []byte(secret))
 		mac.Write(body)
@@ -216,6 +217,7 @@ func TestGitPush(t *testing.T) {
 		for secret, want := range map[string]int{"wrong": http.StatusUnauthorized, tc.secret: http.StatusAccepted} {
 			before := len(srv.Messages())
 			h, body := sourcetest.Request(t, "../../../events/source/"+tc.name+".http")
+			h.Set("Traceparent", trace)
 			h.Set(tc.header, tc.prefix+sign(secret, body))
 			if tc.header == "X-Gitlab-Token" {
 				h.Set(tc.header, secret)
@@ -231,7 +233,7 @@ func TestGitPush(t *testing.T) {
 			}
 			m := messages[len(messages)-1]
 			var c events.Change
-			if err := json.Unmarshal(m.Data, &c); err != nil || m.Attributes["ce-type"] != events.TypeSourceChanged || c.Kind != events.KindGit || m.OrderingKey != c.Location+"/"+c.Name {
+			if err := json.Unmarshal(m.Data, &c); err != nil || m.Attributes["ce-type"] != events.TypeSourceChanged || c.Kind != events.KindGit || m.OrderingKey != c.Location+"/"+c.Name || m.Attributes["ce-traceparent"] != trace {
 				t.Errorf("%s: %+v with %v, %v", tc.name, c, m.Attributes, err)
 			}
 			if tc.location != "" && c.Location != tc.location {

@@ -43,6 +43,7 @@ type Config struct {
 	MaxTenantQueued int            // of one tenant; 0 is fair.DefaultTenantMax
 	Timeout         time.Duration  // of a build whose request has none; 0 is one hour
 	Grace           time.Duration  // from SIGTERM to SIGKILL; 0 is 20 seconds
+	Store           string         // directory that the builds share; "" is none
 	MaxLog          int64          // bytes of output kept of one build; 0 is 64 MiB
 	Attempts        int            // how often a build is started at most when the stack dies under it; 0 is 3
 

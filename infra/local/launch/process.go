@@ -154,6 +154,9 @@ func (l *Launcher) prepare(ctx context.Context, b *build, log *buildLog) (*exec.
 		"--progress", "json",
 		"--result-file", filepath.Join(dir, resultName), "--work-dir", filepath.Join(work, "build"),
 	}
+	if l.cfg.Store != "" {
+		flags = append(flags, "--store-dir", l.cfg.Store)
+	}
 	if l.cfg.Flags != nil {
 		more, err := l.cfg.Flags(ctx, req, func(text string) { log.note("%s", text) })
 		if err != nil {

@@ -13,13 +13,14 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 
 	"github.com/kilnhook/kiln/infra/pull/sqs"
+	"github.com/kilnhook/kiln/infra/pull/sqs/sqstest"
 )
 
 // run pulls from a queue until the test ends.
-func run(t *testing.T, q *queue, deliver func(ctx context.Context, h http.Header, body []byte) error) {
+func run(t *testing.T, q *sqstest.Queue, deliver func(ctx context.Context, h http.Header, body []byte) error) {
 	t.Helper()
 	p, err := sqs.Open(t.Context(), sqs.Options{
-		Queue: q.url(), Endpoint: q.URL, Region: "eu-west-1", Wait: time.Second, Pause: time.Millisecond,
+		Queue: q.Address(), Endpoint: q.URL, Region: "eu-west-1", Wait: time.Second, Pause: time.Millisecond,
 		Credentials: credentials.NewStaticCredentialsProvider("a", "b", ""), Deliver: deliver,
 	})
 	if err != nil {
@@ -49,10 +50,9 @@ func eventually(t *testing.T, what string, is func() bool) {
 // Messages are deleted when they were handled, also those that had to come
 // several times, and a queue that is down for a while is asked again.
 func TestPull(t *testing.T) {
-	q := newQueue(t)
-	q.fail = 3
+	q := sqstest.New(t, 1000, 3)
 	for i := range 25 {
-		q.send(fmt.Sprintf(`{"Records":[%d]}`, i))
+		q.Send(fmt.Sprintf(`{"Records":[%d]}`, i))
 	}
 	var failures, handled atomic.Int32
 	run(t, q, func(_ context.Context, h http.Header, body []byte) error {
@@ -65,37 +65,34 @@ func TestPull(t *testing.T) {
 		handled.Add(1)
 		return nil
 	})
-	eventually(t, "the queue is empty", func() bool { live, _ := q.left(); return len(live) == 0 })
+	eventually(t, "the queue is empty", func() bool { live, _ := q.Left(); return len(live) == 0 })
 	if handled.Load() != 25 {
 		t.Errorf("%d messages were handled, want 25", handled.Load())
 	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if want := []int{1, 2, 4}; !slices.Equal(q.timeouts, want) {
-		t.Errorf("pauses of %v seconds, want %v", q.timeouts, want)
+	if got, want := q.Pauses(), []int{1, 2, 4}; !slices.Equal(got, want) {
+		t.Errorf("pauses of %v seconds, want %v", got, want)
 	}
 }
 
 // What can never be handled goes to the dead letters of the queue.
 func TestDeadLetters(t *testing.T) {
-	q := newQueue(t)
-	q.maxReceive = 4
-	q.send("bad")
-	q.send("good")
+	q := sqstest.New(t, 4, 0)
+	q.Send("bad")
+	q.Send("good")
 	run(t, q, func(_ context.Context, _ http.Header, body []byte) error {
 		if string(body) == "bad" {
 			return errors.New("the ledger is down")
 		}
 		return nil
 	})
-	eventually(t, "the message is dead", func() bool { live, dead := q.left(); return len(live) == 0 && len(dead) == 1 })
+	eventually(t, "the message is dead", func() bool { live, dead := q.Left(); return len(live) == 0 && len(dead) == 1 })
 }
 
 // No more than ten messages are handled at a time.
 func TestPullIsBounded(t *testing.T) {
-	q := newQueue(t)
+	q := sqstest.New(t, 1000, 0)
 	for range 30 {
-		q.send("x")
+		q.Send("x")
 	}
 	var now, most atomic.Int32
 	run(t, q, func(context.Context, http.Header, []byte) error {
@@ -104,7 +101,7 @@ func TestPullIsBounded(t *testing.T) {
 		now.Add(-1)
 		return nil
 	})
-	eventually(t, "the queue is empty", func() bool { live, _ := q.left(); return len(live) == 0 })
+	eventually(t, "the queue is empty", func() bool { live, _ := q.Left(); return len(live) == 0 })
 	if most.Load() > 10 || most.Load() < 2 {
 		t.Errorf("%d were handled at a time", most.Load())
 	}

@@ -40,6 +40,10 @@ variable "services" {
     error_message = "A service has more instances at least than at most."
   }
   validation {
+    condition     = alltrue([for s in var.services : length(distinct([for path in keys(s.files) : dirname(path)])) == length(s.files)])
+    error_message = "Every file of a service needs a directory of its own: a mounted secret hides what else is there."
+  }
+  validation {
     condition     = alltrue([for s in var.services : can(regex("^[^:@ ]+(:[0-9]+)?/[^ ]+(:[^/ ]+|@sha256:[0-9a-f]{64})$", s.image))])
     error_message = "An image is host/path:tag or host/path@sha256:…."
   }

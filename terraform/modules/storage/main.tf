@@ -55,7 +55,7 @@ resource "google_storage_bucket" "ledger" {
   soft_delete_policy {
     retention_duration_seconds = var.retention.soft_delete_seconds
   }
-  # Where refs, objects and tags stand (refs/, objs/, tags/) is kept for ever,
+  # Registers (refs/, objs/, tags/, bases/ and others) are kept for ever,
   # and so is what is open.
   lifecycle_rule {
     action {

@@ -1,4 +1,5 @@
-package sqs_test
+// Package sqstest has a queue for tests that is like one of Amazon SQS.
+package sqstest
 
 import (
 	"crypto/md5"
@@ -14,20 +15,21 @@ import (
 	"time"
 )
 
-// queue is a queue as SQS has one, in the JSON protocol of 2023: messages that
+// Queue is a queue as SQS has one, in the JSON protocol of 2023: messages that
 // are received are not shown until their visibility timeout is over, a receipt
 // handle is of one receipt, and with a redrive policy what was received too often
-// goes to the dead letters.
-type queue struct {
-	*httptest.Server
+// goes to the dead letters. Only the seconds of ChangeMessageVisibility pass as
+// milliseconds.
+type Queue struct {
+	*httptest.Server // its URL is the endpoint
+
 	mu         sync.Mutex
 	messages   []*message
 	dead       []string // bodies
 	maxReceive int      // of the redrive policy
 	receipts   int
-	fail       int      // requests that are answered 503
-	calls      []string // actions
-	timeouts   []int    // that were asked for by ChangeMessageVisibility
+	fail       int   // requests that are answered 503
+	timeouts   []int // that were asked for by ChangeMessageVisibility
 }
 
 type message struct {
@@ -36,25 +38,28 @@ type message struct {
 	shows             time.Time
 }
 
-func newQueue(t *testing.T) *queue {
+// New returns an empty queue that gives a message to the dead letters after
+// maxReceive receipts, and answers its first requests, as many as fail, with 503.
+func New(t testing.TB, maxReceive, fail int) *Queue {
 	t.Helper()
-	q := &queue{maxReceive: 1000}
+	q := &Queue{maxReceive: maxReceive, fail: fail}
 	q.Server = httptest.NewServer(q)
 	t.Cleanup(q.Close)
 	return q
 }
 
-func (q *queue) url() string { return q.URL + "/123456789012/changes" }
+// Address is the URL of the queue.
+func (q *Queue) Address() string { return q.URL + "/123456789012/changes" }
 
-// send puts a message into the queue.
-func (q *queue) send(body string) {
+// Send puts a message into the queue.
+func (q *Queue) Send(body string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.messages = append(q.messages, &message{id: fmt.Sprintf("m-%d", len(q.messages)), body: body})
 }
 
-// left are the bodies of the messages that were not deleted, and the dead ones.
-func (q *queue) left() (live, dead []string) {
+// Left are the bodies of the messages that were not deleted, and the dead ones.
+func (q *Queue) Left() (live, dead []string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, m := range q.messages {
@@ -63,8 +68,15 @@ func (q *queue) left() (live, dead []string) {
 	return live, append([]string{}, q.dead...)
 }
 
+// Pauses are the visibility timeouts in seconds that were asked for.
+func (q *Queue) Pauses() []int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return append([]int{}, q.timeouts...)
+}
+
 // ServeHTTP implements the actions that a consumer needs.
-func (q *queue) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (q *Queue) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var in struct {
 		QueueURL            string `json:"QueueUrl"`
 		MaxNumberOfMessages int
@@ -79,7 +91,6 @@ func (q *queue) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	action := strings.TrimPrefix(r.Header.Get("X-Amz-Target"), "AmazonSQS.")
 	signed := strings.HasPrefix(r.Header.Get("Authorization"), "AWS4-HMAC-SHA256 ")
 	q.mu.Lock()
-	q.calls = append(q.calls, action)
 	failing := q.fail > 0
 	if failing {
 		q.fail--
@@ -90,7 +101,7 @@ func (q *queue) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	case !signed:
 		refuse(w, "com.amazonaws.sqs#InvalidSecurity")
-	case in.QueueURL != q.url():
+	case in.QueueURL != q.Address():
 		refuse(w, "com.amazonaws.sqs#QueueDoesNotExist")
 	case action == "ReceiveMessage":
 		q.receive(w, r, in.MaxNumberOfMessages, time.Duration(in.VisibilityTimeout)*time.Second, time.Duration(in.WaitTimeSeconds)*time.Second)
@@ -99,7 +110,6 @@ func (q *queue) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case action == "ChangeMessageVisibility":
 		q.change(w, in.ReceiptHandle, func(i int) {
 			q.timeouts = append(q.timeouts, in.VisibilityTimeout)
-			// Seconds pass as milliseconds here.
 			q.messages[i].shows = time.Now().Add(time.Duration(in.VisibilityTimeout) * time.Millisecond)
 		})
 	default:
@@ -113,7 +123,7 @@ func refuse(w http.ResponseWriter, code string) {
 	fmt.Fprintf(w, `{"__type":%q}`, code)
 }
 
-func (q *queue) receive(w http.ResponseWriter, r *http.Request, n int, timeout, wait time.Duration) {
+func (q *Queue) receive(w http.ResponseWriter, r *http.Request, n int, timeout, wait time.Duration) {
 	for deadline := time.Now().Add(wait); ; time.Sleep(5 * time.Millisecond) {
 		if got := q.take(n, timeout); len(got) > 0 || time.Now().After(deadline) || r.Context().Err() != nil {
 			w.Header().Set("Content-Type", "application/x-amz-json-1.0")
@@ -124,7 +134,7 @@ func (q *queue) receive(w http.ResponseWriter, r *http.Request, n int, timeout, 
 }
 
 // take returns messages that show, and hides them.
-func (q *queue) take(n int, timeout time.Duration) []map[string]any {
+func (q *Queue) take(n int, timeout time.Duration) []map[string]any {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	var got []map[string]any
@@ -153,7 +163,7 @@ func (q *queue) take(n int, timeout time.Duration) []map[string]any {
 }
 
 // change does something to the message of a receipt.
-func (q *queue) change(w http.ResponseWriter, receipt string, do func(i int)) {
+func (q *Queue) change(w http.ResponseWriter, receipt string, do func(i int)) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for i, m := range q.messages {

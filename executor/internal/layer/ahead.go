@@ -1,0 +1,101 @@
+package layer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+)
+
+// maxAhead is how many layers are fetched at once, that which is being read
+// included.
+const maxAhead = 4
+
+// FetchAhead returns layers that are fetched before they are read, some at a time
+// and in their order, into files in dir. The first is not: it is read at once.
+// stop ends what is being fetched and removes the files; the layers are of no use
+// afterwards.
+func FetchAhead(ctx context.Context, dir string, layers []v1.Layer) (ahead []v1.Layer, stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var work sync.WaitGroup
+	ahead = append(ahead, layers[:min(1, len(layers))]...)
+	var spooled []*Blob
+	for _, l := range layers[len(ahead):] {
+		b, err := NewBlob(dir, Compression{})
+		if err != nil {
+			ahead = append(ahead, l) // read when it is its turn
+			continue
+		}
+		spooled = append(spooled, b)
+		ahead = append(ahead, &fetched{Layer: l, blob: b})
+	}
+	queue := make(chan *fetched, len(ahead))
+	for _, l := range ahead {
+		if l, ok := l.(*fetched); ok {
+			queue <- l
+		}
+	}
+	close(queue)
+	for range maxAhead - 1 {
+		work.Go(func() {
+			for l := range queue {
+				l.blob.receive(ctx, l.Layer)
+			}
+		})
+	}
+	return ahead, func() {
+		cancel()
+		work.Wait()
+		for _, b := range spooled {
+			_ = os.Remove(b.path)
+		}
+	}
+}
+
+// fetched is a layer that is, or will be, in a file.
+type fetched struct {
+	v1.Layer
+	blob *Blob
+}
+
+// Compressed reads the file as it grows, or, if it could not be fetched, the layer
+// itself.
+func (f *fetched) Compressed() (io.ReadCloser, error) {
+	f.blob.mu.Lock()
+	failed := f.blob.err != nil
+	f.blob.mu.Unlock()
+	if failed {
+		return f.Layer.Compressed()
+	}
+	return f.blob.Compressed()
+}
+
+// receive fills the file with the bytes of a layer.
+func (b *Blob) receive(ctx context.Context, l v1.Layer) {
+	err := b.fetch(ctx, l)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.done, b.err = true, err
+	b.grown.Broadcast()
+}
+
+func (b *Blob) fetch(ctx context.Context, l v1.Layer) error {
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	rc, err := l.Compressed()
+	if err != nil {
+		return err
+	}
+	defer rc.Close()
+	f, err := os.OpenFile(b.path, os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("spool layer: %w", err)
+	}
+	_, err = io.CopyBuffer(writerOnly{&growing{b, f}}, &counter{ctx: ctx, r: rc}, make([]byte, 128<<10))
+	return errors.Join(err, f.Close())
+}
