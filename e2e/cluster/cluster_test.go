@@ -51,6 +51,7 @@ func newInstall(t *testing.T) *install {
 	check(t, err)
 	cfg, err := node.NewConfig(t.TempDir(), programs, node.Built)
 	check(t, err)
+	cfg.Bound = true
 	bin := t.TempDir()
 	run(t, "go", "build", "-o", bin+"/", ".", "../../executor")
 	n, err := node.Start(t.Context(), cfg, []string{filepath.Join(bin, "cluster"), "init"})
