@@ -8,7 +8,7 @@ LDFLAGS  = -s -w -X main.version=$(VERSION)
 LINT     = $(GO) tool -modfile=.ci/tools/go.mod golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: up test lint bench fuzz e2e conformance images build terraform-test setup clean help
+.PHONY: up test lint bench fuzz e2e load conformance images build terraform-test setup clean help
 
 
 ## up: start the one-machine stack, build the bundled example and keep serving; ONCE=1 stops after the example, UP_FLAGS="…" goes to kiln up
@@ -56,6 +56,10 @@ conformance: setup
 terraform-test:
 	cd terraform/tests && $(GO) vet ./...
 	cd terraform/tests && KILN_REQUIRE_SERVERS=1 $(GO) test -count=1 -timeout 20m $(TEST_FLAGS) ./...
+
+## load: send the dispatcher 50 and 500 webhooks a second for a minute each, and print the figures
+load:
+	KILN_LOAD=full $(GO) test -count=1 -v -timeout 20m -run TestLoad ./e2e/load
 
 ## images: build Kiln's own images with Kiln's executor, as OCI layouts below dist/; ARCHS="amd64 arm64" says for what
 images: ARCHS ?= amd64 arm64

@@ -104,7 +104,7 @@ func pushCommand(ctx context.Context, p process) error {
 	if s.c.digestFile == "" {
 		return nil
 	}
-	if err := writeOutput(ctx, s.c.digestFile, []byte(digest.String()), userAgent()); err != nil {
+	if err := writeOutput(ctx, s.c.digestFile, []byte(digest.String()), s.userAgent()); err != nil {
 		return fmt.Errorf("write digest file: %w", err)
 	}
 	return nil

@@ -160,13 +160,13 @@ func (s *session) fetchRepo(ctx context.Context, r plan.Repo) (step.Repo, error)
 	if err != nil {
 		return step.Repo{}, err
 	}
-	if opt, err = s.withLogin(opt, r.URL); err != nil {
-		return step.Repo{}, err
-	}
 	// A Dockerfile gets no other keys than those that the user hands to it.
 	opt.SSH.Agent, opt.SSH.KnownHosts, opt.SSH.Dirs = s.given.Agents["default"], append(opt.SSH.KnownHosts, knownHostsIn(opt.SSH.Dirs)...), nil
 	if opt.SSH.Agent == "" && !strings.HasPrefix(r.URL, "http") {
 		return step.Repo{}, fmt.Errorf("repository %s: a repository over ssh needs an agent: use --ssh default", source.Redact(r.URL))
+	}
+	if opt, err = s.withLogin(opt, r.URL); err != nil {
+		return step.Repo{}, err
 	}
 	src, err := source.FetchRepository(ctx, repository(r), opt)
 	if err != nil {

@@ -20,7 +20,7 @@ import (
 // be built in place of what was sent.
 func (s *session) readDockerfile(ctx context.Context, contextDir string) (name string, content []byte, err error) {
 	if name, ok := urlName(s.c.dockerfile); ok {
-		content, err := source.GetSmall(ctx, s.c.dockerfile, dockerfile.MaxSize, userAgent())
+		content, err := source.GetSmall(ctx, s.c.dockerfile, dockerfile.MaxSize, s.userAgent())
 		if err != nil {
 			return name, nil, fmt.Errorf("get Dockerfile %s: %w", source.Redact(s.c.dockerfile), err)
 		}
@@ -29,6 +29,7 @@ func (s *session) readDockerfile(ctx context.Context, contextDir string) (name s
 	name = filepath.Base(s.c.dockerfile)
 	if filepath.IsLocal(s.c.dockerfile) {
 		if content, err = readInContext(contextDir, s.c.dockerfile); !errors.Is(err, fs.ErrNotExist) {
+			s.tellOther(contextDir)
 			return name, content, err
 		}
 	}
@@ -52,6 +53,19 @@ func readInContext(contextDir, name string) ([]byte, error) {
 	}
 	defer f.Close()
 	return readAll(f)
+}
+
+// tellOther warns of a Dockerfile in the working directory, which kaniko would
+// read in place of the context's.
+func (s *session) tellOther(contextDir string) {
+	here, err := os.Stat(s.c.dockerfile)
+	if err != nil {
+		return
+	}
+	inContext, err := os.Stat(filepath.Join(contextDir, s.c.dockerfile))
+	if err == nil && !os.SameFile(here, inContext) {
+		s.note("warning: %s is read in the context, not in the working directory, which has one too: to read that, name it by its full path", s.c.dockerfile)
+	}
 }
 
 // readIgnore reads <Dockerfile>.dockerignore, or else .dockerignore.

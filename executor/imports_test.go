@@ -4,6 +4,7 @@ import (
 	"go/parser"
 	"go/token"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -15,7 +16,7 @@ const module = "github.com/kilnhook/kiln/"
 
 // order lists the packages of executor/internal from the bottom up. A package
 // imports only packages that stand before it.
-var order = strings.Fields("rootfs inflate progress transport cloud dockerfile source plan snapshot layer image cache basecache registry access store sandbox workspace step build")
+var order = strings.Fields("rootfs inflate progress transport telemetry cloud dockerfile source plan snapshot layer image cache basecache registry access store sandbox workspace step build")
 
 // only names the packages that may import a module, for modules that not all may.
 var only = map[string]string{
@@ -113,6 +114,26 @@ func imports(t *testing.T, dir string) func(yield func(file, path string) bool) 
 				if !yield(file, path) {
 					return
 				}
+			}
+		}
+	}
+}
+
+// The executor links no library of a cloud: it reads buckets and gets tokens with
+// what package cloud has, and stays small.
+func TestNoCloudLibraries(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	deps := strings.Fields(string(out))
+	if len(deps) < 100 {
+		t.Fatalf("only %d packages are linked", len(deps))
+	}
+	for _, path := range deps {
+		for _, library := range []string{"github.com/aws/", "cloud.google.com/go/storage", "cloud.google.com/go/pubsub", "google.golang.org/api", "google.golang.org/grpc"} {
+			if strings.HasPrefix(path, library) {
+				t.Errorf("the executor links %s", path)
 			}
 		}
 	}

@@ -118,6 +118,7 @@ func (s *session) tellIgnored() {
 			s.note("warning: %s", f.why)
 		}
 	}
+	s.tellIgnoredVariables()
 }
 
 func (s *session) gitFlag(key string) bool {

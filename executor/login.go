@@ -42,6 +42,9 @@ func (s *session) withLogin(opt source.Options, rawURL string) (source.Options, 
 	if host == "" || host != source.Host(s.c.context) {
 		opt.GitToken, opt.GitUsername, opt.GitPassword = "", "", ""
 	}
+	if host == "" {
+		return opt, nil // over ssh an agent logs in
+	}
 	for _, suffix := range []string{"." + host, ""} {
 		if header, ok := s.secret(gitHeaderSecret + suffix); ok {
 			user, password, err := basicLogin(header)

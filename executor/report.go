@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	"golang.org/x/sys/unix"
 
 	"github.com/kilnhook/kiln/events"
@@ -143,26 +144,30 @@ func (s *session) writeFiles(ctx context.Context) error {
 		return nil
 	}
 	if s.c.digestFile != "" {
-		if err := writeOutput(ctx, s.c.digestFile, []byte(s.res.Digest), userAgent()); err != nil {
+		if err := writeOutput(ctx, s.c.digestFile, []byte(s.res.Digest), s.userAgent()); err != nil {
 			return fmt.Errorf("write digest file: %w", err)
 		}
 	}
 	var names, tagged, built bytes.Buffer
 	for _, d := range s.c.destinations {
 		repo, tag := splitDestination(d)
+		full, err := name.NewTag(d, name.WeakValidation)
+		if err != nil {
+			return fmt.Errorf("destination %s: %w", d, err)
+		}
 		line, err := json.Marshal(builderOutput{Name: repo + ":" + tag, Digest: s.res.Digest})
 		if err != nil {
 			return err
 		}
 		built.Write(append(line, '\n'))
-		fmt.Fprintf(&names, "%s@%s\n", repo, s.res.Digest)
-		fmt.Fprintf(&tagged, "%s:%s@%s\n", repo, tag, s.res.Digest)
+		fmt.Fprintf(&names, "%s@%s\n", full.Repository.Name(), s.res.Digest)
+		fmt.Fprintf(&tagged, "%s@%s\n", full.Name(), s.res.Digest)
 	}
 	for path, content := range map[string][]byte{s.c.nameDigestFile: names.Bytes(), s.c.nameTagDigestFile: tagged.Bytes()} {
 		if path == "" {
 			continue
 		}
-		if err := writeOutput(ctx, path, content, userAgent()); err != nil {
+		if err := writeOutput(ctx, path, content, s.userAgent()); err != nil {
 			return fmt.Errorf("write image name file: %w", err)
 		}
 	}

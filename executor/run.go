@@ -56,6 +56,11 @@ func (s *session) build(ctx context.Context) error {
 		fmt.Fprint(s.p.stdout, p.String())
 		return nil
 	}
+	if yes, err := s.printsPlan(); err != nil {
+		return fault(events.ClassConfig, err)
+	} else if yes {
+		fmt.Fprint(s.p.stdout, p.String())
+	}
 	res, err := s.carryOut(ctx, src, p, ignore, images, client, push)
 	if err != nil {
 		return err
@@ -223,7 +228,7 @@ func (s *session) buildOptions(p *plan.Plan, client *registry.Client) (opt build
 	if err := s.imageForm(p, &opt); err != nil {
 		return opt, nil, err
 	}
-	known := store.Options{Lasting: s.c.storeDir != "", Size: int64(s.c.storeSize), Log: s.log}
+	known := store.Options{Lasting: s.c.storeDir != "", Size: int64(s.c.storeSize), Now: s.p.now, Log: s.log}
 	if s.c.cache {
 		c, err := s.newCache(client)
 		if err != nil {

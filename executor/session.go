@@ -91,12 +91,13 @@ func execute(ctx context.Context, c *config, p process) int {
 	level, _ := c.level() // checked before
 	s.sink = filter(render.Event, level)
 	s.log = slog.New(&noteHandler{sink: render.Event, now: p.now, debug: level > 2})
+	endTrace := s.trace()
 	status := 0
 	switch {
 	case c.checkOnly:
 		status = s.reportCheck(ctx, err)
 	case err == nil:
-		err = s.build(ctx)
+		err = s.profiled(ctx)
 		if s.cleanup != nil {
 			err = errors.Join(err, s.cleanup())
 		}
@@ -104,6 +105,7 @@ func execute(ctx context.Context, c *config, p process) int {
 	default:
 		status = s.report(ctx, err)
 	}
+	endTrace(ctx, err)
 	if cerr := render.Close(); cerr != nil && status == 0 {
 		fmt.Fprintln(p.stderr, "error: write progress:", cerr)
 	}

@@ -24,8 +24,6 @@ import (
 	"github.com/kilnhook/kiln/executor/internal/transport"
 )
 
-func userAgent() string { return "kiln-executor/" + version }
-
 // env returns a variable or "".
 func (s *session) env(name string) string {
 	v, _ := s.p.lookup(name)
@@ -45,7 +43,7 @@ func (s *session) keychain() (*registry.Keychain, error) { return s.c.registry.K
 
 // access is what this process gives to those who reach registries.
 func (s *session) access() access.Process {
-	return access.Process{Lookup: s.p.lookup, Env: s.p.env, Now: s.p.now, UserAgent: userAgent(), Log: s.log, Local: s.baseCache()}
+	return access.Process{Lookup: s.p.lookup, Env: s.p.env, Now: s.p.now, UserAgent: s.userAgent(), Log: s.log, Local: s.baseCache()}
 }
 
 // preparePush returns nil if nothing is to be pushed. Whether the destinations may
@@ -73,7 +71,7 @@ func (s *session) preparePush(ctx context.Context, client *registry.Client) (pus
 // sourceOptions says how the context is fetched.
 func (s *session) sourceOptions(dir string) (source.Options, error) {
 	opt := source.Options{
-		TempDir: dir, SubPath: s.c.subPath, Stdin: s.p.stdin, UserAgent: userAgent(),
+		TempDir: dir, SubPath: s.c.subPath, Stdin: s.p.stdin, UserAgent: s.userAgent(),
 		GitPullMethod: s.env("GIT_PULL_METHOD"), GitToken: s.env("GIT_TOKEN"),
 		GitUsername: s.env("GIT_USERNAME"), GitPassword: s.env("GIT_PASSWORD"),
 		GitSkipLFS: isTrue(s.env("GIT_LFS_SKIP_SMUDGE")), GitKeepDir: s.keepGitDir(), SSH: s.ssh(),
@@ -142,7 +140,7 @@ func (s *session) fetchURL(ctx context.Context, url string) (io.ReadCloser, step
 	if login := s.downloadLogin(req.URL); login != "" {
 		req.Header.Set("Authorization", login)
 	}
-	client := &http.Client{Transport: transport.New(transport.Options{Proxy: http.ProxyFromEnvironment, UserAgent: userAgent()})}
+	client := &http.Client{Transport: transport.New(transport.Options{Proxy: http.ProxyFromEnvironment, UserAgent: s.userAgent()})}
 	resp, err := client.Do(req)
 	if err != nil {
 		return nil, step.URLInfo{}, fmt.Errorf("fetch %s: %w", source.Redact(url), err)

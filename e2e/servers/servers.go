@@ -27,8 +27,9 @@ const startTimeout = 60 * time.Second
 // the directory, which is also the name in the cache, and the package.
 func compiled() map[string]string {
 	return map[string]string{
-		"fakegcs":   "github.com/fsouza/fake-gcs-server",
-		"versitygw": "github.com/versity/versitygw/cmd/versitygw",
+		"distribution": "github.com/distribution/distribution/v3/cmd/registry",
+		"fakegcs":      "github.com/fsouza/fake-gcs-server",
+		"versitygw":    "github.com/versity/versitygw/cmd/versitygw",
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 // CloudStorageOptions says how Cloud Storage's stand-in runs.
 type CloudStorageOptions struct {
 	PubSub string // host:port of the Pub/Sub that notifications go to; empty for none
+	Host   string // name that it stands behind, with TLS; its address if empty
 }
 
 // CloudStorage runs fake-gcs-server, which has no credentials, on a directory of
@@ -21,9 +22,13 @@ func CloudStorage(t testing.TB, o CloudStorageOptions) (address string) {
 	path := program(t, "fakegcs")
 	address = freeAddress(t)
 	host, port := split(t, address)
+	public, external := address, "http://"+address
+	if o.Host != "" {
+		public, external = o.Host, "https://"+o.Host
+	}
 	cmd := exec.Command(path, "-scheme", "http", "-host", host, "-port", port,
 		"-backend", "filesystem", "-filesystem-root", t.TempDir(),
-		"-public-host", address, "-external-url", "http://"+address)
+		"-public-host", public, "-external-url", external)
 	cmd.Env = []string{"HOME=" + t.TempDir(), "TMPDIR=" + t.TempDir()}
 	if o.PubSub != "" {
 		cmd.Env = append(cmd.Env, "PUBSUB_EMULATOR_HOST="+o.PubSub)

@@ -89,8 +89,8 @@ func (p *parser) resources(n *yaml.Node, where string) events.Resources {
 	}
 	p.fields(n, where, []field{
 		{"cpu", read("cpu", parseCPU, &r.CPUMillis)},
-		{"memory", read("memory", parseBytes, &r.Memory)},
-		{"disk", read("disk", parseBytes, &r.Disk)},
+		{"memory", read("memory", ParseBytes, &r.Memory)},
+		{"disk", read("disk", ParseBytes, &r.Disk)},
 	})
 	return r
 }
@@ -109,8 +109,8 @@ func parseCPU(s string) (int64, error) {
 	return int64(v), nil
 }
 
-// parseBytes reads a size in the spelling of Kubernetes: "4Gi", "500M", "1024".
-func parseBytes(s string) (int64, error) {
+// ParseBytes reads a size in the spelling of Kubernetes: "4Gi", "500M", "1024".
+func ParseBytes(s string) (int64, error) {
 	unit := int64(1)
 	digits := s
 	for _, u := range []struct {

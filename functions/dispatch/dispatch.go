@@ -83,6 +83,12 @@ type Finisher interface {
 	Finish(ctx context.Context, buildID string, res events.Result) (events.Result, error)
 }
 
+// Reuser is what a Finisher may be besides: it ends a build with the image of an
+// earlier one that was asked for the very same, and reports whether it did.
+type Reuser interface {
+	Reuse(ctx context.Context, req events.Request) (bool, error)
+}
+
 // Config of a Dispatcher.
 type Config struct {
 	Ledger   Ledger      // required
@@ -136,6 +142,10 @@ type Config struct {
 	// PendingTimeout is how long a build may wait for its executor to start
 	// where its trigger does not say; 0 is for ever.
 	PendingTimeout time.Duration
+	// MaxInFlight is how many requests doors take at once; the others are told to
+	// come again, so that memory stays bounded when the disk is slower than the
+	// senders. 0 is 1000.
+	MaxInFlight int
 	// HealEvery is how often the repositories of triggers that heal are asked
 	// for refs whose webhook was lost; 0 is 5 min.
 	HealEvery time.Duration
@@ -145,7 +155,10 @@ type Config struct {
 
 // Dispatcher accepts changes. Its methods may be called at once from any
 // number of goroutines, and by several processes on one ledger.
-type Dispatcher struct{ cfg Config }
+type Dispatcher struct {
+	cfg      Config
+	inFlight chan struct{} // a token for each request that a door is at
+}
 
 // New returns a Dispatcher.
 func New(cfg Config) (*Dispatcher, error) {
@@ -164,6 +177,9 @@ func New(cfg Config) (*Dispatcher, error) {
 	if cfg.OrphanAge <= 0 {
 		cfg.OrphanAge = 10 * time.Minute
 	}
+	if cfg.MaxInFlight <= 0 {
+		cfg.MaxInFlight = 1000
+	}
 	if cfg.HealEvery <= 0 {
 		cfg.HealEvery = 5 * time.Minute
 	}
@@ -174,7 +190,7 @@ func New(cfg Config) (*Dispatcher, error) {
 		}
 		cfg.Finisher = f
 	}
-	return &Dispatcher{cfg: cfg}, nil
+	return &Dispatcher{cfg: cfg, inFlight: make(chan struct{}, cfg.MaxInFlight)}, nil
 }
 
 // Status is what became of a change for one trigger.

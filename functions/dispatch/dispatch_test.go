@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"slices"
@@ -148,8 +149,27 @@ func TestFourTransitions(t *testing.T) {
 			t.Errorf("change %d again: %+v", i, again)
 		}
 	}
-	if len(ids) != 4 || len(w.launches) != 4 || len(w.keys(t, record.OpenPrefix)) != 0 {
+	// The third and the fourth are what was built before: they are tagged, and
+	// told, and no executor runs.
+	if len(ids) != 4 || len(w.launches) != 2 || len(w.keys(t, record.OpenPrefix)) != 0 {
 		t.Errorf("%d builds, launches %v, open %v", len(ids), w.launches, w.keys(t, record.OpenPrefix))
+	}
+	for buildID := range ids {
+		if outcome, _ := w.outcome(t, buildID); outcome != events.OutcomeSuccess || !slices.Contains(w.types(buildID), events.TypeBuildFinished) {
+			t.Errorf("build %s: %s, told %v", buildID, outcome, w.types(buildID))
+		}
+	}
+	if want := fmt.Sprintf("sha256:%064x", w.launches[1][:16]); w.tags["main"] != want {
+		t.Errorf("tag %s, want %s", w.tags["main"], want)
+	}
+	// Asked for once more, it is built once more; and after a day too.
+	last := w.keys(t, "index/")[0]
+	if _, err := d.Rebuild(t.Context(), record.IndexBuildID(last), "again"); err != nil || len(w.launches) != 3 {
+		t.Errorf("%v, launches %v", err, w.launches)
+	}
+	w.sleep(25 * time.Hour)
+	if handle(t, d, ref("b", "a", 5)); len(w.launches) != 4 {
+		t.Errorf("after a day: launches %v", w.launches)
 	}
 }
 
@@ -374,5 +394,24 @@ func BenchmarkHandle(b *testing.B) {
 		if _, err := d.Handle(b.Context(), c); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// An upload of nothing is no change; what is uploaded then is one build.
+func TestEmptyThenReal(t *testing.T) {
+	w := newWorld(new(ledger.Mem))
+	h := w.dispatcher(t).Handler()
+	notification := func(generation, size string) request {
+		return request{"/events/in", map[string]string{"Content-Type": "application/json"}, `{"subscription":"s","message":{"attributes":{"eventType":"OBJECT_FINALIZE","bucketId":"b","objectId":"k","objectGeneration":"` + generation +
+			`","payloadFormat":"JSON_API_V1"},"data":"` + base64.StdEncoding.EncodeToString([]byte(`{"bucket":"b","name":"k","generation":"`+generation+`","size":"`+size+`"}`)) + `"}}`}
+	}
+	if status, a, _ := send(t, h, notification("1", "0")); status != 200 || len(a.Builds) != 0 {
+		t.Errorf("empty: %d %+v", status, a)
+	}
+	if status, a, _ := send(t, h, notification("2", "10")); status != 202 || len(a.Builds) != 1 {
+		t.Errorf("real: %d %+v", status, a)
+	}
+	if len(w.launches) != 1 {
+		t.Errorf("launches %v", w.launches)
 	}
 }

@@ -157,6 +157,9 @@ func (d *Dispatcher) prepare(m trigger.Match, reg record.Register) record.Open {
 	req := &open.Request
 	req.Change.Files = nil // it served its purpose, and may be long
 	req.BuildID, req.Sequence, req.Nonce, req.RequestedAt = reg.BuildID, reg.Sequence, reg.Nonce, reg.Updated
+	if req.TraceParent == "" {
+		req.TraceParent = events.NewTraceParent(req.BuildID)
+	}
 	address, err := d.cfg.Context(req.Change)
 	if err == nil {
 		err = m.Err
@@ -204,7 +207,9 @@ func (d *Dispatcher) drive(ctx context.Context, open record.Open) error {
 	if err := d.announce(ctx, req); err != nil {
 		return err
 	}
-	if _, err := d.result(ctx, req.BuildID); !errors.Is(err, fs.ErrNotExist) {
+	if res, err := d.result(ctx, req.BuildID); err == nil {
+		return d.close(ctx, req, res)
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if open.Problem != "" {
@@ -214,10 +219,36 @@ func (d *Dispatcher) drive(ctx context.Context, open record.Open) error {
 		})
 		return err
 	}
+	if r, ok := d.cfg.Finisher.(Reuser); ok {
+		done, err := r.Reuse(ctx, req)
+		if err != nil {
+			return err
+		}
+		if done {
+			d.cfg.Log.Info("built before; only tagged", "build", req.BuildID)
+			return d.supersede(ctx, req)
+		}
+	}
 	if err := d.launch(ctx, req); err != nil {
 		return err
 	}
 	return d.supersede(ctx, req)
+}
+
+// close takes a build that has an outcome out of the open ones. Of two that
+// accept one change at once, the slower may write it there after the other has
+// seen it finished.
+func (d *Dispatcher) close(ctx context.Context, req events.Request, res events.Result) error {
+	if _, _, err := d.cfg.Ledger.Get(ctx, record.OpenKey(req)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if res.Outcome == events.OutcomeCancelled {
+		return d.stop(ctx, req.BuildID, res)
+	}
+	_, err := d.cfg.Finisher.Finish(ctx, req.BuildID, res)
+	return err
 }
 
 // record stores a request unless it is, and returns the one that is stored: of

@@ -98,6 +98,14 @@ type answer struct {
 // door reads a request, handles the changes in it, and answers.
 func (d *Dispatcher) door(name string, parse parser) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case d.inFlight <- struct{}{}:
+			defer func() { <-d.inFlight }()
+		default:
+			w.Header().Set("Retry-After", strconv.Itoa(retrySeconds))
+			reply(w, http.StatusTooManyRequests, answer{Error: "too many requests at once; send this again later"})
+			return
+		}
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
 		if err != nil {
 			d.answerUnread(w, err)

@@ -420,3 +420,33 @@ func TestTraceParent(t *testing.T) {
 		t.Errorf("of the event: %q", got)
 	}
 }
+
+// Beyond a number of requests at once, a sender is told to come again, and
+// nothing of its request is kept.
+func TestTooManyAtOnce(t *testing.T) {
+	w := newWorld(new(ledger.Mem))
+	entered, leave := make(chan struct{}), make(chan struct{})
+	w.fault = func(step string) error {
+		if step == "before launch" {
+			close(entered)
+			<-leave
+		}
+		return nil
+	}
+	h := w.dispatcher(t, func(c *Config) { c.MaxInFlight = 1 }).Handler()
+	first := make(chan int)
+	go func() { status, _, _ := send(t, h, changed(t, object("1", 1))); first <- status }()
+	<-entered
+	status, _, header := send(t, h, changed(t, object("2", 2)))
+	if status != http.StatusTooManyRequests || header.Get("Retry-After") == "" {
+		t.Errorf("the second at once: %d %v", status, header)
+	}
+	close(leave)
+	if status := <-first; status != http.StatusAccepted {
+		t.Errorf("the first: %d", status)
+	}
+	w.fault = nil
+	if status, _, _ := send(t, h, changed(t, object("2", 2))); status != http.StatusAccepted {
+		t.Errorf("sent again: %d", status)
+	}
+}

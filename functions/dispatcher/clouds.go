@@ -164,7 +164,10 @@ func (s *service) openBus(ctx context.Context) (err error) {
 		return err
 	}
 	s.out = func(ctx context.Context, e event.Event) error {
-		_, err := s.bus.Publish(ctx, e)
+		place, err := s.bus.Publish(ctx, e)
+		if err == nil {
+			s.metrics.Event(e, place)
+		}
 		return err
 	}
 	if s.cfg.sink != nil {

@@ -151,7 +151,7 @@ func (s *service) openLauncher(finisher *finish.Finisher) error {
 	if err != nil {
 		return err
 	}
-	s.launcher, s.follow = serving.Launcher{L: l}, l.Run
+	s.launcher, s.local, s.follow = serving.Launcher{L: l}, l, l.Run
 	return nil
 }
 

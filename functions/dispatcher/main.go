@@ -82,6 +82,7 @@ type config struct {
 	sink                          *bus.Subscriber // nil: nobody is told
 	clouds                        clouds
 	reports                       report.Config
+	traces                        bool
 	cluster                       cluster
 	kubeconfig                    string
 	executor                      []string
@@ -113,6 +114,7 @@ processes or on a cluster, and tells a sink what became of them.
   GET  /v1/deadletters   what could not be understood
   GET  /events           what happens, as server-sent events, with --bus=spool
   GET  /healthz          200 while it works
+  GET  /metrics          figures in the form of Prometheus
 
 With --launcher=process a ledger is of one dispatcher at a time, also one in a
 bucket: its builds are child processes that another cannot see. On a cluster there
@@ -257,6 +259,7 @@ func (f flags) apply(p process, cfg *config) error {
 	if cfg.secrets, err = f.secrets.Read(p.getenv); err != nil {
 		return err
 	}
+	cfg.traces = serving.TracesWanted(p.getenv)
 	if cfg.reports, err = serving.ReadReports(f.reports, p.getenv); err != nil {
 		return err
 	}

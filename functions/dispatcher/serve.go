@@ -21,8 +21,10 @@ import (
 	"github.com/kilnhook/kiln/infra/bus"
 	buspubsub "github.com/kilnhook/kiln/infra/bus/pubsub"
 	"github.com/kilnhook/kiln/infra/gitremote"
+	"github.com/kilnhook/kiln/infra/local/launch"
 	"github.com/kilnhook/kiln/infra/local/registry"
 	"github.com/kilnhook/kiln/infra/local/serving"
+	"github.com/kilnhook/kiln/infra/observe"
 	"github.com/kilnhook/kiln/infra/oidc"
 )
 
@@ -35,8 +37,11 @@ type service struct {
 	bus        *bus.Bus                                       // nil unless they go to the spool
 	webhooks   *bus.Webhooks                                  // of bus
 	reports    *serving.Reports
+	metrics    *observe.Metrics
+	traces     *serving.Traces
 	topic      *buspubsub.Publisher // nil unless they go to Pub/Sub
 	launcher   dispatch.Launcher
+	local      *launch.Launcher                                         // the launcher of child processes; nil on a cluster
 	follow     func(ctx context.Context) error                          // follows builds to their end
 	elect      func(context.Context, func(context.Context) error) error // nil: this process alone follows and sweeps
 	results    http.Handler                                             // where executors put results; nil: nowhere
@@ -103,6 +108,14 @@ func (s *service) openBuilds(ctx context.Context) error {
 		}
 		identity = verifier.Verify
 	}
+	load := func() (queued, running int) { return 0, 0 } // the cluster's own metrics tell of Jobs
+	if s.local != nil {
+		load = s.local.Load
+	}
+	s.metrics = observe.NewMetrics("dispatcher", load)
+	if s.traces, err = serving.OpenTraces(ctx, s.bus, s.ledger, s.local, s.cfg.traces, s.cfg.log); err != nil {
+		return err
+	}
 	if s.reports, err = serving.OpenReports(s.bus, s.ledger, s.cfg.reports, s.cfg.triggers, s.cfg.now, s.cfg.log); err != nil {
 		return err
 	}
@@ -137,8 +150,14 @@ func (s *service) close() error {
 
 // publish sends an event out, and what it is in CDEvents if that is wanted.
 func (s *service) publish(ctx context.Context, e event.Event) error {
-	if err := s.out(ctx, e); err != nil || !s.cfg.clouds.cdevents {
+	if err := s.out(ctx, e); err != nil {
 		return err
+	}
+	if s.bus == nil {
+		s.metrics.Event(e, 0)
+	}
+	if !s.cfg.clouds.cdevents {
+		return nil
 	}
 	mirrored, err := cdevents.Mirror(e)
 	if err != nil {
@@ -200,6 +219,7 @@ func (s *service) serve(ctx context.Context, ready func(string)) error {
 		group.Go(func() error { return s.webhooks.Run(running) })
 	}
 	group.Go(func() error { return s.reports.Run(running) })
+	group.Go(func() error { return s.traces.Run(running) })
 	for _, pull := range s.pulls {
 		group.Go(func() error { return pull(running) })
 	}
@@ -211,12 +231,19 @@ func (s *service) serve(ctx context.Context, ready func(string)) error {
 	return errors.Join(err, s.close())
 }
 
+// sweep sweeps, and counts it.
+func (s *service) sweep(ctx context.Context) error {
+	err := s.dispatcher.Sweep(ctx)
+	s.metrics.Swept(s.cfg.now(), err)
+	return err
+}
+
 // lead follows builds and sweeps, if no other dispatcher does.
 func (s *service) lead(ctx context.Context) error {
 	work := func(ctx context.Context) error {
 		group, running := errgroup.WithContext(ctx)
 		group.Go(func() error { return s.follow(running) })
-		group.Go(func() error { return serving.Every(running, s.cfg.sweep, "sweep", s.cfg.log, s.dispatcher.Sweep) })
+		group.Go(func() error { return serving.Every(running, s.cfg.sweep, "sweep", s.cfg.log, s.sweep) })
 		return group.Wait()
 	}
 	if s.elect == nil {
@@ -228,7 +255,8 @@ func (s *service) lead(ctx context.Context) error {
 // handler is all doors.
 func (s *service) handler() http.Handler {
 	mux := http.NewServeMux()
-	doors := s.dispatcher.Handler()
+	doors := s.metrics.Doors(dispatch.Doors(), s.cfg.now, s.dispatcher.Handler())
+	mux.Handle("GET /metrics", s.guarded(s.metrics.Handler()))
 	mux.Handle("/hooks/", doors)
 	mux.Handle(dispatch.DoorEvents, doors)
 	mux.Handle(dispatch.APIPrefix, doors)

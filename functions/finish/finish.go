@@ -240,6 +240,9 @@ func (f *Finisher) emit(ctx context.Context, req events.Request, res events.Resu
 	if err := f.noteBases(ctx, req, res); err != nil {
 		return fmt.Errorf("remember base images: %w", err)
 	}
+	if err := f.noteSame(ctx, req, res); err != nil {
+		return fmt.Errorf("remember what was built: %w", err)
+	}
 	e, err := events.FinishedEvent(req, res, moved)
 	if err != nil {
 		return err

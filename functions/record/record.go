@@ -15,6 +15,7 @@
 //	rates/<hash>.json          when the next rebuild of a trigger may be
 //	times/<hash>.json          when a schedule last came to its time
 //	heads/<hash>.json          where the refs of a repository were when last asked
+//	same/<hash>.json           the image of a commit that was built, for the same asked again
 //	statuses/<hash>.json       which build last told a forge of a commit
 //	outcomes/<hash>.json       how the newest build of a group ended
 //	builds/<id>/told-<name>    that a notification was sent
@@ -29,8 +30,10 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -221,6 +224,27 @@ func DataKey(data []byte) string {
 // same bytes on the same day.
 func PoisonKey(p Poison) string {
 	return "poison/" + p.At.UTC().Format(time.DateOnly) + "/" + hash(p.Door, string(p.Body)) + ".json"
+}
+
+// Same is what was built of a commit.
+type Same struct {
+	BuildID string        `json:"buildId"`
+	At      time.Time     `json:"at"`
+	Result  events.Result `json:"result"`
+}
+
+// SameKey is the key of what was built of the same commit in the same way.
+func SameKey(req events.Request) string {
+	parts := []string{
+		"same", req.Tenant, req.Trigger, req.Change.Location, req.Change.Revision(), req.ContextSubPath, req.Dockerfile, req.Target, req.Image, req.Platform,
+	}
+	for _, m := range []map[string]string{req.Args, req.Labels} {
+		parts = append(parts, fmt.Sprint(len(m)))
+		for _, k := range slices.Sorted(maps.Keys(m)) {
+			parts = append(parts, k, m[k])
+		}
+	}
+	return "same/" + hash(parts...) + ".json"
 }
 
 // Status is which build last told a forge of a commit, and what.

@@ -29,17 +29,17 @@ func (r *Reporter) send(ctx context.Context, host string, spacing time.Duration,
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		log := r.opts.Log.With("build", buildID, "host", host, "status", status, "answer", text, "err", err)
+		log := r.opts.Log.With("what", what, "build", buildID, "host", host, "status", status, "answer", text, "err", err)
 		if err == nil && refused(status) {
-			log.Warn(what + " was refused; it is not told")
+			log.Warn("the report was refused; it is not told")
 			return nil
 		}
 		if attempt == r.opts.Attempts {
-			log.Error(what + " could not be told")
+			log.Error("the report could not be told")
 			return nil
 		}
 		pause = max(min(pause, maxRetryAfter), backoff)
-		log.Info(what+" will be tried again", "pause", pause)
+		log.Info("the report will be tried again", "pause", pause)
 		r.postpone(host, pause)
 		backoff = min(2*backoff, r.opts.MaxBackoff)
 	}

@@ -29,6 +29,7 @@ const (
 type Dir struct {
 	root  *os.Root
 	locks *locks
+	dirs  *dirSync
 }
 
 // OpenDir opens the store in a directory and makes the directory if it is not
@@ -41,7 +42,7 @@ func OpenDir(dir string) (*Dir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open ledger directory: %w", err)
 	}
-	d := &Dir{root: root, locks: newLocks(root)}
+	d := &Dir{root: root, locks: newLocks(root), dirs: newDirSync(root)}
 	if err := d.prepare(); err != nil {
 		root.Close()
 		return nil, fmt.Errorf("open ledger %s: %w", dir, err)
@@ -56,7 +57,7 @@ func (d *Dir) prepare() error {
 			return err
 		}
 	}
-	if err := d.sync("."); err != nil {
+	if err := d.dirs.sync("."); err != nil {
 		return err
 	}
 	return d.sweepTmp()
@@ -187,7 +188,7 @@ func (d *Dir) replace(key, version string, data []byte) error {
 		_ = d.root.Remove(tmp)
 		return err
 	}
-	return d.sync(path.Dir(key))
+	return d.dirs.sync(path.Dir(key))
 }
 
 // remove deletes a key's file, and the directories that it leaves empty. The
@@ -206,7 +207,7 @@ func (d *Dir) remove(key string) error {
 		}
 		dir = path.Dir(dir)
 	}
-	return d.sync(dir)
+	return d.dirs.sync(dir)
 }
 
 // gone makes the absence of what is removed no error.
@@ -256,14 +257,10 @@ func (d *Dir) link(tmp, key string) error {
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	for dir := path.Dir(key); ; dir = path.Dir(dir) {
-		if syncErr := d.sync(dir); syncErr != nil {
-			return syncErr
-		}
-		if dir == "." {
-			return err
-		}
+	if syncErr := d.dirs.upTo(path.Dir(key)); syncErr != nil {
+		return syncErr
 	}
+	return err
 }
 
 // mkdirAll makes a directory and its parents. Others may make and delete the
@@ -283,19 +280,6 @@ func (d *Dir) mkdirAll(dir string) error {
 		return nil
 	}
 	return err
-}
-
-// sync puts the entries of a directory on disk. One that is gone has none.
-func (d *Dir) sync(dir string) error {
-	f, err := d.root.Open(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
 }
 
 // isOwn reports whether a name in the store's directory is not a key's.

@@ -3,6 +3,7 @@ package local_test
 import (
 	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/events/source/bitbucket"
@@ -145,5 +147,35 @@ report: {status: true, notify: [chat]}
 	_, body = s.do("GET", "/api/builds?revision="+third, nil)
 	if err := json.Unmarshal([]byte(body), &l); err != nil || len(l.Builds) != 1 || !slices.Equal(l.Builds[0].Request.Tags, []string{"edge"}) || l.Builds[0].Request.Sequence != 2 {
 		t.Errorf("%v %s", err, body)
+	}
+}
+
+// GitLab's signed hook, in the form of Standard Webhooks, from the door to the
+// build; one bit or ten minutes away it is refused.
+func TestSignedGitLabHook(t *testing.T) {
+	cfg := config(t, t.TempDir())
+	var err error
+	if cfg.Secrets.GitLab, err = gitlab.ParseSecrets([]string{"whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Triggers, cfg.TriggersFile = []byte("name: app\non: {git: {repo: gitlab.example/acme/shop}}\n"), "kiln.yaml"
+	s := start(t, cfg)
+	body := fmt.Sprintf(`{"object_kind":"push","ref":"refs/heads/main","before":"%040d","after":"%040d","project":{"git_http_url":"https://gitlab.example/acme/shop.git"}}`, 0, 1)
+	send := func(at time.Time, body string) (int, string) {
+		mac := hmac.New(sha256.New, []byte("0123456789abcdef0123456789abcdef"))
+		fmt.Fprintf(mac, "id-1.%d.%s", at.Unix(), strings.Replace(body, "X", "", 1))
+		return s.do("POST", "/hooks/gitlab", []byte(body), "Content-Type", "application/json", "X-Gitlab-Event", "Push Hook",
+			"Webhook-Id", "id-1", "Webhook-Timestamp", fmt.Sprint(at.Unix()), "Webhook-Signature", "v1,"+base64.StdEncoding.EncodeToString(mac.Sum(nil)))
+	}
+	if status, _ := send(time.Now(), body+"X"); status != 401 {
+		t.Errorf("another body: %d", status)
+	}
+	if status, _ := send(time.Now().Add(-10*time.Minute), body); status != 401 {
+		t.Errorf("an old one: %d", status)
+	}
+	for want, n := range []string{`"new"`, `"duplicate"`} {
+		if status, text := send(time.Now(), body); status != 202 || !strings.Contains(text, n) {
+			t.Errorf("delivery %d: %d %s", want, status, text)
+		}
 	}
 }

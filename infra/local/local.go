@@ -33,10 +33,12 @@ import (
 	"github.com/kilnhook/kiln/infra/local/base"
 	"github.com/kilnhook/kiln/infra/local/bucket"
 	"github.com/kilnhook/kiln/infra/local/gitd"
+	"github.com/kilnhook/kiln/infra/local/keep"
 	"github.com/kilnhook/kiln/infra/local/launch"
 	"github.com/kilnhook/kiln/infra/local/page"
 	"github.com/kilnhook/kiln/infra/local/registry"
 	"github.com/kilnhook/kiln/infra/local/serving"
+	"github.com/kilnhook/kiln/infra/observe"
 )
 
 // DefaultListen is where a stack listens unless told otherwise. S3 is served
@@ -73,7 +75,9 @@ type Config struct {
 	MaxUpload                  int64         // bytes of an uploaded context; 0 is 16 GiB
 
 	SweepEvery time.Duration // 0 is one minute
+	Keep       keep.Rules    // of old builds and contexts; zero keeps all
 	Version    string        // shown by /healthz
+	Traces     bool          // export them, to where OTEL_EXPORTER_OTLP_ENDPOINT and the like say
 	Now        func() time.Time
 	Log        *slog.Logger // nil discards
 }
@@ -98,8 +102,12 @@ type Stack struct {
 	finisher   *finish.Finisher
 	dispatcher *dispatch.Dispatcher
 	pages      *page.Pages
+	metrics    *observe.Metrics
+	traces     *serving.Traces
 
 	repositories *gitremote.Client
+	set          trigger.Set
+	addresses    []string // that the registry has had, the present one among them
 }
 
 // Open opens the data directory and everything in it, and listens. Nothing is
@@ -164,6 +172,9 @@ func (s *Stack) openStores(ctx context.Context) (err error) {
 	if s.registry, err = registry.Open(context.WithoutCancel(ctx), s.path("registry"), s.cfg.Log); err != nil {
 		return err
 	}
+	if err := s.readAddresses(); err != nil {
+		return err
+	}
 	s.client = registry.Client{Plain: []string{s.Registry()}}
 	s.bases = base.New(base.Config{
 		Mirrors: s.cfg.BaseMirrors, Registry: s.Registry(), Client: s.client, Dir: s.path("tmp"),
@@ -183,9 +194,9 @@ func (s *Stack) openEvents(context.Context) (err error) {
 }
 
 // openBuilds joins finisher, launcher and dispatcher.
-func (s *Stack) openBuilds(context.Context) (err error) {
+func (s *Stack) openBuilds(ctx context.Context) (err error) {
 	s.finisher, err = finish.New(finish.Config{
-		Ledger: s.ledger, Publish: s.publish, CheckDigest: s.client.CheckDigest, MoveTags: s.client.MoveTags,
+		Ledger: s.ledger, Publish: s.publish, CheckDigest: s.checkDigest, MoveTags: s.moveTags,
 		Now: s.cfg.Now, Log: s.cfg.Log,
 	})
 	if err != nil {
@@ -201,10 +212,15 @@ func (s *Stack) openBuilds(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	s.metrics = observe.NewMetrics(s.cfg.Version, s.launcher.Load)
+	if s.traces, err = serving.OpenTraces(ctx, s.bus, s.ledger, s.launcher, s.cfg.Traces, s.cfg.Log); err != nil {
+		return err
+	}
 	set, err := s.triggers()
 	if err != nil {
 		return err
 	}
+	s.set = set
 	if s.reports, err = serving.OpenReports(s.bus, s.ledger, s.cfg.Reports, set, s.cfg.Now, s.cfg.Log); err != nil {
 		return err
 	}
@@ -272,7 +288,10 @@ func (s *Stack) publish(ctx context.Context, e event.Event) error {
 			return err
 		}
 	}
-	_, err := s.bus.Publish(ctx, e)
+	place, err := s.bus.Publish(ctx, e)
+	if err == nil {
+		s.metrics.Event(e, place)
+	}
 	return err
 }
 

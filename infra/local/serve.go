@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -21,12 +22,18 @@ func (s *Stack) Serve(ctx context.Context) error {
 	if err := s.WriteAddress(s.path(addressName)); err != nil {
 		return errors.Join(err, s.close())
 	}
+	// Before anything is started for an address that is no more.
+	if err := s.sweepMoved(ctx); err != nil {
+		s.cfg.Log.Warn("build again what was for an older address; trying again later", "err", err)
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return serving.HTTP(ctx, s.http, s.handler(), s.cfg.Log) })
 	group.Go(func() error { return serving.HTTP(ctx, s.s3, s.guard(s.bucket.S3Handler()), s.cfg.Log) })
 	group.Go(func() error { return s.launcher.Run(ctx) })
 	group.Go(func() error { return s.webhooks.Run(ctx) })
 	group.Go(func() error { return s.reports.Run(ctx) })
+	group.Go(func() error { return s.traces.Run(ctx) })
+	group.Go(func() error { return serving.Every(ctx, time.Hour, "remove what is old", s.cfg.Log, s.Retain) })
 	group.Go(func() error { return serving.Every(ctx, s.cfg.SweepEvery, "sweep", s.cfg.Log, s.Sweep) })
 	err := group.Wait()
 	if errors.Is(err, context.Canceled) || errors.Is(err, serving.ErrStopped) {
@@ -40,7 +47,9 @@ func (s *Stack) Serve(ctx context.Context) error {
 // but not dispatched, builds that were requested but do not run, outcomes that
 // were claimed but not told.
 func (s *Stack) Sweep(ctx context.Context) error {
-	return errors.Join(s.dispatcher.Sweep(ctx), s.bucket.Sweep(ctx), s.git.Sweep(ctx))
+	err := errors.Join(s.sweepMoved(ctx), s.dispatcher.Sweep(ctx), s.bucket.Sweep(ctx), s.git.Sweep(ctx))
+	s.metrics.Swept(s.cfg.Now(), err)
+	return err
 }
 
 // WriteAddress writes where the stack listens into a file, as JSON of

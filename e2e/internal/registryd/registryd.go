@@ -1,5 +1,6 @@
 // Package registryd runs a private container registry for tests: the
-// distribution registry as Debian packages it, on a free port of 127.0.0.1.
+// distribution registry, as Debian packages it or newer, on a free port of
+// 127.0.0.1.
 package registryd
 
 import (
@@ -21,15 +22,32 @@ const startTimeout = 30 * time.Second
 
 // Registry is a running registry.
 type Registry struct {
-	Host   string // "127.0.0.1:PORT", plain HTTP
+	Host   string // "127.0.0.1:PORT"
 	server *process.Server
+}
+
+// Options of a registry. The zero value speaks plain HTTP to everybody.
+type Options struct {
+	// Certificate and Key are PEM files: the registry speaks HTTPS.
+	Certificate, Key string
+	// ClientCA is a PEM file: whoever has no certificate of that authority
+	// cannot connect. It needs a Certificate.
+	ClientCA string
+	// Users is an htpasswd file with bcrypt hashes: nobody else is let in.
+	Users string
 }
 
 // Start runs the program docker-registry with its blobs in dir, which must
 // exist, and waits until it listens. What it logs goes to log, which may be nil.
 func Start(ctx context.Context, program, dir string, log io.Writer) (*Registry, error) {
+	return StartWith(ctx, program, dir, Options{}, log)
+}
+
+// StartWith is Start with options. The program is Debian's docker-registry or
+// the command registry of distribution's module.
+func StartWith(ctx context.Context, program, dir string, opt Options, log io.Writer) (*Registry, error) {
 	config := filepath.Join(dir, "config.yml")
-	if err := os.WriteFile(config, []byte(configuration(filepath.Join(dir, "data"))), 0o644); err != nil {
+	if err := os.WriteFile(config, []byte(opt.configuration(filepath.Join(dir, "data"))), 0o644); err != nil {
 		return nil, fmt.Errorf("configure registry: %w", err)
 	}
 	cmd := exec.Command(program, "serve", config)
@@ -61,15 +79,25 @@ func Start(ctx context.Context, program, dir string, log io.Writer) (*Registry, 
 
 // configuration lets the kernel choose the port and removes nothing behind
 // our back.
-func configuration(data string) string {
-	return fmt.Sprintf(`version: 0.1
+func (o Options) configuration(data string) string {
+	text := fmt.Sprintf(`version: 0.1
 log: {level: info, formatter: text}
 storage:
   filesystem: {rootdirectory: %q}
   delete: {enabled: true}
   maintenance: {uploadpurging: {enabled: false}}
-http: {addr: "127.0.0.1:0"}
 `, data)
+	if o.Users != "" {
+		text += fmt.Sprintf("auth: {htpasswd: {realm: kiln, path: %q}}\n", o.Users)
+	}
+	text += "http:\n  addr: \"127.0.0.1:0\"\n"
+	if o.Certificate != "" {
+		text += fmt.Sprintf("  tls:\n    certificate: %q\n    key: %q\n", o.Certificate, o.Key)
+	}
+	if o.ClientCA != "" {
+		text += fmt.Sprintf("    clientcas: [%q]\n", o.ClientCA)
+	}
+	return text
 }
 
 // Stop ends the registry. Its directory stays.

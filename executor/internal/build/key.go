@@ -61,6 +61,9 @@ func unforeseen(op plan.Op) bool {
 		slices.ContainsFunc(a.Repos, func(r plan.Repo) bool { return len(r.Commit) != 40 })
 }
 
+// awaited tells whether keys after op need its result.
+func (s *stage) awaited(op plan.Op) bool { return s.Cache != nil && unforeseen(op) }
+
 // stands tells whether an operation's layer depends on nothing that was there
 // before it.
 func stands(op plan.Op) bool {

@@ -333,7 +333,7 @@ func beginKind(t *testing.T, kind string, image workspace.Image, quiet workspace
 	dir := t.TempDir()
 	switch kind {
 	case "outline":
-		kept, err := store.Open(filepath.Join(dir, "store"), store.Options{})
+		kept, err := store.Open(filepath.Join(dir, "store"), store.Options{Now: time.Now})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -157,7 +157,7 @@ func (s *stage) carryOut(ctx context.Context, tell *teller, t plan.Step, d *done
 		return err
 	}
 	s.owed = true
-	if !s.use.layers && !s.use.base && !s.caches(t.Op) || s.SingleLayer && s.isTarget() {
+	if !s.use.layers && !s.use.base && !s.caches(t.Op) && !s.awaited(t.Op) || s.SingleLayer && s.isTarget() {
 		return nil
 	}
 	return s.commit(ctx, tell, t.Op, d)
@@ -176,7 +176,7 @@ func (s *stage) ground(ctx context.Context, n int) error {
 		}
 	}
 	for _, l := range s.pending {
-		if err := s.root.Apply(ctx, l); err != nil {
+		if err := workspace.Apply(ctx, s.root, l); err != nil {
 			return err
 		}
 	}

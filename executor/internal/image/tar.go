@@ -18,7 +18,7 @@ import (
 // "registry/repository:tag"; without any the image is loaded by its id.
 //
 // The archive is streamed with constant memory, every blob is verified on the
-// way, and the file appears under its name only once it is complete. Equal
+// way, the directory of path is made, and the file appears under its name only once it is complete. Equal
 // images give equal bytes.
 func WriteTar(ctx context.Context, path string, img v1.Image, tags []string) error {
 	if err := writeTarFile(ctx, path, img, tags); err != nil {
@@ -28,6 +28,9 @@ func WriteTar(ctx context.Context, path string, img v1.Image, tags []string) err
 }
 
 func writeTarFile(ctx context.Context, path string, img v1.Image, tags []string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	if err != nil {
 		return err

@@ -99,22 +99,26 @@ loop:
 			err = ErrCorrupt
 			break loop
 		}
-		if back >= 8 {
-			// Whole words, up to 7 bytes more than asked for, which are
-			// overwritten by what follows.
-			for i := 0; i < length; i += 8 {
-				binary.LittleEndian.PutUint64(out[w+i:], binary.LittleEndian.Uint64(out[from+i:]))
-			}
-		} else {
-			for i := range length {
-				out[w+i] = out[from+i]
-			}
-		}
+		repeat(out, w, from, length)
 		w += length
 	}
 	z.pos, z.w, z.n = pos, w, n
 	z.bits = bits & (1<<(n&63) - 1)
 	return ended, err
+}
+
+// repeat copies within out, forwards: what it writes it may read. It may write up
+// to 7 bytes more than asked for, which are overwritten by what follows.
+func repeat(out *[outSize]byte, to, from, length int) {
+	if to-from >= 8 {
+		for i := 0; i < length; i += 8 {
+			binary.LittleEndian.PutUint64(out[to+i:], binary.LittleEndian.Uint64(out[from+i:]))
+		}
+		return
+	}
+	for i := range length {
+		out[to+i] = out[from+i]
+	}
 }
 
 // symbol reads one code.

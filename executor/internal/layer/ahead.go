@@ -20,7 +20,7 @@ const maxAhead = 4
 // stop ends what is being fetched and removes the files; the layers are of no use
 // afterwards.
 func FetchAhead(ctx context.Context, dir string, layers []v1.Layer) (ahead []v1.Layer, stop func()) {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
 	var work sync.WaitGroup
 	ahead = append(ahead, layers[:min(1, len(layers))]...)
 	var spooled []*Blob
@@ -48,7 +48,7 @@ func FetchAhead(ctx context.Context, dir string, layers []v1.Layer) (ahead []v1.
 		})
 	}
 	return ahead, func() {
-		cancel()
+		cancel(nil)
 		work.Wait()
 		for _, b := range spooled {
 			_ = os.Remove(b.path)

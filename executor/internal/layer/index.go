@@ -136,7 +136,7 @@ func (w *indexWriter) beside(e rootfs.Entry, content io.Reader, read func(io.Rea
 		return read(content)
 	}
 	w.print.Reset()
-	n := &counter{ctx: context.Background(), r: content}
+	n := &sized{r: content}
 	var seen io.Writer = w.print
 	var body bytes.Buffer
 	if inlined(e.Name) && e.Size <= maxInline {
@@ -152,6 +152,18 @@ func (w *indexWriter) beside(e rootfs.Entry, content io.Reader, read func(io.Rea
 	x.Size, x.print, x.inline = n.n, w.print.Print(), body.Bytes()
 	w.entry(x)
 	return nil
+}
+
+// sized counts what is read.
+type sized struct {
+	r io.Reader
+	n int64
+}
+
+func (s *sized) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	s.n += int64(n)
+	return n, err
 }
 
 // content reads what a file holds. Its size is what there really is.

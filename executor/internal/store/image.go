@@ -31,7 +31,7 @@ func (s *Store) Image(ctx context.Context, key string, extract func(dir string) 
 			return "", err
 		}
 		if s.whole(dir) {
-			now := time.Now()
+			now := s.opt.Now()
 			_ = os.Chtimes(lock.Name(), now, now)
 			s.mu.Lock()
 			s.used = append(s.used, lock)

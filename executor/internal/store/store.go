@@ -37,8 +37,10 @@ type Options struct {
 	Lasting bool
 	// Size is how many bytes may stay when the store is closed; 0: any number.
 	Size   int64
-	Remote Remote       // asked for indexes before they are made; nil: nobody
-	Log    *slog.Logger // takes warnings; nil: none
+	Remote Remote // asked for indexes before they are made; nil: nobody
+	// Now is the clock that says what was used last. It is required.
+	Now func() time.Time
+	Log *slog.Logger // takes warnings; nil: none
 }
 
 // Store is a directory with
@@ -120,7 +122,7 @@ func (s *Store) Index(ctx context.Context, l v1.Layer, anew bool) (io.ReadCloser
 	path := s.path(diffID)
 	f, err := os.Open(path)
 	if err == nil {
-		now := time.Now()
+		now := s.opt.Now()
 		_ = os.Chtimes(path, now, now) // what was used last is removed last
 		return f, nil
 	}
@@ -160,7 +162,7 @@ func (s *Store) make(ctx context.Context, l v1.Layer, diffID v1.Hash, anew bool)
 func (s *Store) Record(ctx context.Context, l v1.Layer, extract func(index io.Writer) error) error {
 	diffID, err := l.DiffID()
 	if err != nil || !s.opt.Lasting && s.opt.Remote == nil {
-		return extract(nil) //nolint:nilerr // a layer that is still being written
+		return extract(nil) // also a layer that is still being written
 	}
 	if _, err := os.Stat(s.path(diffID)); err == nil {
 		return extract(nil)
@@ -173,13 +175,16 @@ func (s *Store) Record(ctx context.Context, l v1.Layer, extract func(index io.Wr
 	return f.Close()
 }
 
+// errSlow ends the upload of an index that nobody should wait for any longer.
+var errSlow = errors.New("it takes too long")
+
 // share gives an index to the remote in the background; anew, also if that has one.
 func (s *Store) share(ctx context.Context, diffID v1.Hash, anew bool) {
 	if s.opt.Remote == nil {
 		return
 	}
 	s.work.Go(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), time.Minute, errSlow)
 		defer cancel()
 		if !anew {
 			if rc, err := s.opt.Remote.Index(ctx, diffID); rc != nil || err != nil {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/static"
@@ -76,6 +77,7 @@ func (r *remote) PutIndex(_ context.Context, diffID v1.Hash, content []byte) err
 
 func open(t *testing.T, dir string, opt Options) *Store {
 	t.Helper()
+	opt.Now = time.Now
 	s, err := Open(dir, opt)
 	if err != nil {
 		t.Fatal(err)

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 
 	"github.com/kilnhook/kiln/executor/internal/layer"
@@ -242,9 +241,6 @@ func (r *inPlaceRoot) Run(ctx context.Context, p sandbox.Process, mounts ...Moun
 	}
 	return errors.Join(err, put.takeAway())
 }
-
-// Apply implements Root.
-func (r *inPlaceRoot) Apply(ctx context.Context, l v1.Layer) error { return apply(ctx, r, l) }
 
 // Commit implements Root.
 func (r *inPlaceRoot) Commit(ctx context.Context) (Commit, error) {

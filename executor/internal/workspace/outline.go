@@ -132,8 +132,8 @@ func (r *outline) apply(ctx context.Context, l v1.Layer, index io.Reader, first 
 // FS implements Root.
 func (r *outline) FS() rootfs.FS { return r.record }
 
-// Apply implements Root.
-func (r *outline) Apply(ctx context.Context, l v1.Layer) error {
+// put is Apply by the layer's index.
+func (r *outline) put(ctx context.Context, l v1.Layer) error {
 	index, err := r.o.index(ctx, l, false)
 	if err != nil {
 		return err

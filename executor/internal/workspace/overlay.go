@@ -9,8 +9,6 @@ import (
 	"strconv"
 	"sync"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-
 	"github.com/kilnhook/kiln/executor/internal/layer"
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
 	"github.com/kilnhook/kiln/executor/internal/sandbox"
@@ -127,7 +125,7 @@ func (o *Overlay) Begin(ctx context.Context, g Ground) (Root, error) {
 	}
 	// What the parent added is in layers only: its root is not on disk.
 	for _, l := range g.Layers {
-		if err := r.Apply(ctx, l); err != nil {
+		if err := Apply(ctx, r, l); err != nil {
 			return r, err
 		}
 	}
@@ -280,9 +278,6 @@ func targetsOf(mounts []Mount) []string {
 	}
 	return out
 }
-
-// Apply implements Root.
-func (r *overlayRoot) Apply(ctx context.Context, l v1.Layer) error { return apply(ctx, r, l) }
 
 // Commit implements Root.
 func (r *overlayRoot) Commit(ctx context.Context) (Commit, error) {

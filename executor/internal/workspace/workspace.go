@@ -41,9 +41,6 @@ type Root interface {
 	// order, and returns once nothing of it and of them is left.
 	// It returns a *sandbox.ExitError for a status other than 0.
 	Run(ctx context.Context, p sandbox.Process, mounts ...Mount) error
-	// Apply puts a layer onto the root that a step would have made, and ends
-	// that step.
-	Apply(ctx context.Context, l v1.Layer) error
 	// Commit ends the steps since the last Commit and says what they changed.
 	Commit(ctx context.Context) (Commit, error)
 	// Keep returns the finished root to copy from, of which only what the
@@ -65,8 +62,11 @@ type Commit struct {
 	Release func()
 }
 
-// apply is Root.Apply for roots on disk.
-func apply(ctx context.Context, r Root, l v1.Layer) error {
+// Apply puts a layer onto a root that a step would have made, and ends that step.
+func Apply(ctx context.Context, r Root, l v1.Layer) error {
+	if o, ok := r.(*outline); ok {
+		return o.put(ctx, l)
+	}
 	if err := layer.Extract(ctx, r.FS(), l, layer.ApplyOptions{}, nil); err != nil {
 		return fmt.Errorf("apply cached layer: %w", err)
 	}

@@ -186,6 +186,34 @@ func TestBucketUpload(t *testing.T) {
 	}
 }
 
+// A dispatcher that wants an OIDC token gets one of the function's account, as the
+// platform gives them out.
+func TestAudience(t *testing.T) {
+	claims := base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"aud":"https://kiln","exp":%d}`, time.Now().Add(time.Hour).Unix()))
+	token := "eyJhbGciOiJSUzI1NiJ9." + claims + ".c2ln"
+	metadata := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Metadata-Flavor", "Google")
+		switch {
+		case r.Header.Get("Metadata-Flavor") != "Google":
+			w.WriteHeader(http.StatusForbidden)
+		case strings.HasSuffix(r.URL.Path, "/identity") && r.URL.Query().Get("audience") == "https://kiln":
+			_, _ = io.WriteString(w, token)
+		default:
+			_, _ = io.WriteString(w, "p1")
+		}
+	}))
+	defer metadata.Close()
+	to := newReceiver(t)
+	url := start(t, "BucketUpload", "KILN_CHANGES="+to.URL, "KILN_CHANGES_AUDIENCE=https://kiln", "GCE_METADATA_HOST="+strings.TrimPrefix(metadata.URL, "http://"))
+	h, body := sourcetest.Request(t, "../../../events/source/gcs/testdata/eventarc.http")
+	if status, text := post(t, url, h, body); status != http.StatusOK {
+		t.Fatalf("%d %s", status, text)
+	}
+	if _, header := to.change(t); header.Get("Authorization") != "Bearer "+token {
+		t.Errorf("authorized by %q", header.Get("Authorization"))
+	}
+}
+
 // Webhooks of every forge are verified and passed on to a topic.
 func TestGitPush(t *testing.T) {
 	srv := pstest.NewServer()

@@ -87,7 +87,7 @@ func (b bucket) Get(ctx context.Context, name string) (data []byte, version stri
 	defer r.Close()
 	data, err = io.ReadAll(io.LimitReader(r, ledger.MaxValue+1))
 	if err != nil {
-		return nil, "", err
+		return nil, "", fmt.Errorf("%w: %w", object.ErrBroken, err)
 	}
 	return data, strconv.FormatInt(r.Attrs.Generation, 10), ledger.CheckValue(name, data)
 }

@@ -36,6 +36,7 @@ func RunFaults(t *testing.T, open func(t *testing.T, through http.RoundTripper) 
 	}{
 		{"PassingFaults", passingFaults},
 		{"LastingFaults", lastingFaults},
+		{"CutAnswers", cutAnswers},
 		{"LostAnswers", lostAnswers},
 		{"LostAnswersAmongMany", lostAnswersAmongMany},
 		{"LostAnswerOfALoser", lostAnswerOfALoser},
@@ -51,6 +52,7 @@ func RunFaults(t *testing.T, open func(t *testing.T, through http.RoundTripper) 
 type fault struct {
 	status int  // answered in the server's place; 0: it is asked
 	lost   bool // what it answers does not arrive
+	cut    bool // half of what it answers arrives
 }
 
 // network carries requests to a server and does to each of the next what is
@@ -103,8 +105,27 @@ func (n *network) RoundTrip(r *http.Request) (*http.Response, error) {
 		resp.Body.Close()
 		return nil, fmt.Errorf("the connection broke: %w", io.ErrUnexpectedEOF)
 	}
+	if err == nil && f.cut {
+		return cut(resp)
+	}
 	return resp, err
 }
+
+// cut breaks an answer off in its middle.
+func cut(resp *http.Response) (*http.Response, error) {
+	body, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if err != nil {
+		return nil, err
+	}
+	resp.Body = io.NopCloser(io.MultiReader(bytes.NewReader(body[:len(body)/2]), broken{}))
+	return resp, nil
+}
+
+// broken is the end of a connection that broke.
+type broken struct{}
+
+func (broken) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
 // What may pass is tried again, whatever the call.
 func passingFaults(t *testing.T, s Store, n *network) {
@@ -134,6 +155,17 @@ func passingFaults(t *testing.T, s Store, n *network) {
 	n.plan(faults...)
 	if _, _, err := s.Get(ctx, "k"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("get of what was deleted: %v", err)
+	}
+}
+
+// A value that breaks off on the way is fetched again, and is not given up for one
+// that is shorter.
+func cutAnswers(t *testing.T, s Store, n *network) {
+	value := strings.Repeat("x", 1<<20)
+	mustCreate(t, s, "k", value)
+	n.plan(fault{cut: true}, fault{cut: true})
+	if got := mustGet(t, s, "k"); got != value || n.seen < 2 {
+		t.Errorf("got %d bytes after %d requests", len(got), n.seen)
 	}
 }
 

@@ -20,6 +20,10 @@ import (
 // says.
 var ErrPrecondition = errors.New("the object is not as it was")
 
+// ErrBroken is wrapped by the error of Get for an object that did not arrive as it
+// is kept: to its end, with its checksum. It may pass.
+var ErrBroken = errors.New("the object did not arrive whole")
+
 // Condition is what must be so for an object to be stored: that its version is
 // Version, or that there is none if Version is empty.
 type Condition struct{ Version string }
@@ -230,7 +234,7 @@ func (s *Store) again(ctx context.Context, f func(attempt int) error) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrPrecondition) || !s.transient(err) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrPrecondition) || !errors.Is(err, ErrBroken) && !s.transient(err) {
 			return err
 		}
 		if attempt == s.opts.Attempts {

@@ -95,7 +95,7 @@ func (b bucket) Get(ctx context.Context, name string) (data []byte, version stri
 	defer out.Body.Close()
 	data, err = io.ReadAll(io.LimitReader(out.Body, ledger.MaxValue+1))
 	if err != nil {
-		return nil, "", err
+		return nil, "", fmt.Errorf("%w: %w", object.ErrBroken, err)
 	}
 	return data, aws.ToString(out.ETag), ledger.CheckValue(name, data)
 }

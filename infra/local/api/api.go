@@ -48,6 +48,14 @@ type Health struct {
 	Running int    `json:"running"`
 }
 
+// Check is one finding of /api/doctor.
+type Check struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail"`           // what was found
+	Advice string `json:"advice,omitempty"` // what to do, if it is not in order
+}
+
 // Address says where a stack listens. It is written as JSON into its data
 // directory, for clients of the same user.
 type Address struct {

@@ -103,6 +103,10 @@ func isGeneration(s string) bool {
 	return len(s) == 16 && strings.Trim(s, "0123456789") == ""
 }
 
+// Versions lists every generation of every object of a bucket, by name and then
+// newest first.
+func (s *Store) Versions(bucket string) ([]Object, error) { return s.versions(bucket, "", false) }
+
 // versions lists the objects of a bucket whose names begin with prefix, by
 // name and then newest first; only the newest undeleted ones if latestOnly.
 func (s *Store) versions(bucket, prefix string, latestOnly bool) ([]Object, error) {

@@ -168,6 +168,9 @@ func (l *Launcher) prepare(ctx context.Context, b *build, log *buildLog) (*exec.
 	cmd := exec.Command(l.cfg.Executor[0], args...) //nolint:noctx // ended by stopGroup: SIGTERM first, and all of the group
 	cmd.Dir = filepath.Join(work, "home")
 	cmd.Env = slices.Concat(l.cfg.Env, env, []string{"HOME=" + filepath.Join(work, "home"), "TMPDIR=" + filepath.Join(work, "tmp")})
+	if req.TraceParent != "" {
+		cmd.Env = append(cmd.Env, "TRACEPARENT="+req.TraceParent)
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = 2 * time.Second // for output held open by what the executor left behind
 	return cmd, nil

@@ -60,7 +60,7 @@ func Every(ctx context.Context, pause time.Duration, name string, log *slog.Logg
 	defer ticker.Stop()
 	for {
 		if err := do(ctx); err != nil && ctx.Err() == nil {
-			log.Warn(name+"; trying again later", "err", err)
+			log.Warn("failed; trying again later", "what", name, "err", err)
 		}
 		select {
 		case <-ticker.C:

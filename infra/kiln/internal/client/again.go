@@ -4,11 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 
 	"github.com/kilnhook/kiln/functions/dispatch"
+	"github.com/kilnhook/kiln/infra/local/api"
 )
 
 // Rebuild builds once more what a build built. Whoever gives the same key
@@ -35,7 +35,7 @@ func (c *Client) DeadLetters(ctx context.Context, limit int, after string) (lett
 		Next        string                `json:"next"`
 	}
 	path := fmt.Sprintf("/v1/deadletters?limit=%d&after=%s", limit, url.QueryEscape(after))
-	if err := c.json(ctx, http.MethodGet, path, nil, nil, &page); err != nil {
+	if err := c.json(ctx, http.MethodGet, path, nil, &page); err != nil {
 		return nil, "", fmt.Errorf("list dead letters: %w", err)
 	}
 	return page.DeadLetters, page.Next, nil
@@ -50,10 +50,19 @@ func (c *Client) Replay(ctx context.Context, key string) ([]dispatch.Decision, e
 	return decisions, nil
 }
 
+// Doctor looks whether everything is in order.
+func (c *Client) Doctor(ctx context.Context) ([]api.Check, error) {
+	var checks []api.Check
+	if err := c.json(ctx, http.MethodGet, "/api/doctor", nil, &checks); err != nil {
+		return nil, fmt.Errorf("ask the doctor: %w", err)
+	}
+	return checks, nil
+}
+
 // Forget removes a dead letter.
 func (c *Client) Forget(ctx context.Context, key string) error {
 	var none struct{}
-	if err := c.json(ctx, http.MethodDelete, "/v1/deadletters/"+key, nil, nil, &none); err != nil {
+	if err := c.json(ctx, http.MethodDelete, "/v1/deadletters/"+key, nil, &none); err != nil {
 		return fmt.Errorf("remove dead letter: %w", err)
 	}
 	return nil
@@ -64,13 +73,13 @@ func (c *Client) decisions(ctx context.Context, path string, header http.Header)
 	var a struct {
 		Builds []dispatch.Decision `json:"builds"`
 	}
-	err := c.json(ctx, http.MethodPost, path, nil, header, &a)
+	err := c.json(ctx, http.MethodPost, path, header, &a)
 	return a.Builds, err
 }
 
 // json sends a request and reads its JSON answer into v.
-func (c *Client) json(ctx context.Context, method, path string, body io.Reader, header http.Header, v any) error {
-	resp, err := c.do(ctx, method, path, body, header)
+func (c *Client) json(ctx context.Context, method, path string, header http.Header, v any) error {
+	resp, err := c.do(ctx, method, path, nil, header)
 	if err != nil {
 		return err
 	}

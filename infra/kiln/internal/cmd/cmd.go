@@ -101,7 +101,7 @@ func (a *app) root() *cobra.Command {
 	flags.StringVar(&a.server, "server", "", "address of the stack (KILN_SERVER; default: the one running on this machine)")
 	flags.StringVar(&a.data, "data", a.Getenv("KILN_DATA"), "data directory of the stack (KILN_DATA; default: "+a.defaultData()+")")
 	flags.StringVarP(&a.output, "output", "o", "text", "text or json")
-	root.AddCommand(a.up(), a.submit(), a.builds(), a.logs(), a.events(), a.cancel(), a.rebuild(), a.triggers(), a.deadLetters(), a.version(), a.gitHook())
+	root.AddCommand(a.up(), a.submit(), a.builds(), a.logs(), a.events(), a.cancel(), a.rebuild(), a.triggers(), a.deadLetters(), a.doctor(), a.version(), a.gitHook())
 	return root
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/kilnhook/kiln/events/trigger"
 	"github.com/kilnhook/kiln/infra/bus"
 	"github.com/kilnhook/kiln/infra/kiln/internal/client"
 	"github.com/kilnhook/kiln/infra/kiln/internal/tour"
@@ -22,6 +23,7 @@ import (
 	"github.com/kilnhook/kiln/infra/local/api"
 	"github.com/kilnhook/kiln/infra/local/example"
 	"github.com/kilnhook/kiln/infra/local/fair"
+	"github.com/kilnhook/kiln/infra/local/keep"
 	"github.com/kilnhook/kiln/infra/local/registry"
 	"github.com/kilnhook/kiln/infra/local/serving"
 )
@@ -37,7 +39,8 @@ type upFlags struct {
 	hosts, executorArgs, webhooks, mirrors                    []string
 	once                                                      bool
 	parallel, maxQueued, maxTenantQueued                      int
-	timeout                                                   time.Duration
+	timeout, keepAge                                          time.Duration
+	keepSize                                                  string
 	maxUpload                                                 int64
 }
 
@@ -72,6 +75,8 @@ func (a *app) up() *cobra.Command {
 	fl.IntVar(&f.maxTenantQueued, "max-queued-per-tenant", fair.DefaultTenantMax, "builds of one tenant that wait")
 	fl.DurationVar(&f.timeout, "timeout", time.Hour, "of a build whose trigger has none")
 	fl.Int64Var(&f.maxUpload, "max-upload", 16<<30, "bytes of the largest upload taken")
+	fl.DurationVar(&f.keepAge, "keep", 30*24*time.Hour, "how long builds that have ended, their logs and older contexts stay; 0 is for ever")
+	fl.StringVar(&f.keepSize, "keep-size", "", "how much they may take, as 20Gi; the oldest go first (default: no limit)")
 	fl.BoolVar(&f.once, "once", false, "build the example, then exit: with 0 if all went well")
 	fl.StringVar(&f.example, "example", "", "build this directory through both doors first; "+bundled+" is the app that comes with kiln (default with --once)")
 	fl.StringVar(&f.logLevel, "log-level", "warn", "debug, info, warn or error")
@@ -122,6 +127,9 @@ func (a *app) config(f upFlags) (local.Config, error) {
 		return cfg, &usageError{errors.New("--max-parallel, --max-queued, --max-queued-per-tenant, --timeout and --max-upload must be more than 0")}
 	}
 	var err error
+	if cfg.Keep, err = keepRules(f); err != nil {
+		return cfg, err
+	}
 	if cfg.Log, err = a.logger(f.logLevel); err != nil {
 		return cfg, err
 	}
@@ -139,11 +147,27 @@ func (a *app) config(f upFlags) (local.Config, error) {
 	if cfg.Secrets, err = f.secrets.Read(a.Getenv); err != nil {
 		return cfg, err
 	}
+	cfg.Traces = serving.TracesWanted(a.Getenv)
 	if cfg.Reports, err = serving.ReadReports(f.reports, a.Getenv); err != nil {
 		return cfg, err
 	}
 	cfg.Webhooks, err = a.subscribers(f)
 	return cfg, err
+}
+
+// keepRules makes rules of flags.
+func keepRules(f upFlags) (keep.Rules, error) {
+	rules := keep.Rules{Age: f.keepAge}
+	if f.keepAge < 0 {
+		return rules, &usageError{errors.New("--keep must not be negative")}
+	}
+	if f.keepSize != "" {
+		var err error
+		if rules.Size, err = trigger.ParseBytes(f.keepSize); err != nil {
+			return rules, &usageError{fmt.Errorf("--keep-size: %w", err)}
+		}
+	}
+	return rules, nil
 }
 
 // findExecutor finds the executor binary.
