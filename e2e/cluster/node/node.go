@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -37,6 +38,7 @@ type Config struct {
 	Link     string   // name of the host's end of the veth pair
 	Unified  bool     // the machine has cgroup version 2
 	Kubelet  []string // further lines of the kubelet's configuration, YAML
+	Bound    bool     // the node ends with the process that started it, whatever ends that
 }
 
 // Node is a running node.
@@ -97,7 +99,7 @@ func NewConfig(dir string, programs Programs, rt Runtime) (Config, error) {
 
 // Start starts a node and waits until it is ready for pods. init is the command
 // that calls Init with the directory as its last argument, in the node's
-// namespaces. The node outlives the caller; Stop ends it.
+// namespaces. Unless it is bound, the node outlives the caller; Stop ends it.
 func Start(ctx context.Context, cfg Config, init []string) (*Node, error) {
 	for _, dir := range stateDirs {
 		if err := os.MkdirAll(filepath.Join(cfg.Dir, dir), 0o755); err != nil {
@@ -119,12 +121,24 @@ func Start(ctx context.Context, cfg Config, init []string) (*Node, error) {
 		Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWUTS |
 			unix.CLONE_NEWIPC | unix.CLONE_NEWCGROUP,
 	}
-	if err := cmd.Start(); err != nil {
+	if cfg.Bound {
+		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	}
+	started, ended := make(chan error), make(chan error, 1)
+	go func() {
+		// The kernel sends the signal when the thread ends that started the node.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			ended <- cmd.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
 		return nil, fmt.Errorf("start node (it needs root): %w", err)
 	}
 	n := &Node{cfg: cfg, pid: cmd.Process.Pid}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
 	if err := n.connect(ctx); err != nil {
 		return nil, errors.Join(err, n.Stop())
 	}
