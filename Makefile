@@ -40,10 +40,11 @@ fuzz: FUZZTIME ?= 30s
 fuzz:
 	@.ci/fuzz $(FUZZTIME) '$(FUZZ)'
 
-## e2e: run the end-to-end tests only, and say what they do
-e2e: setup
+## e2e: run the end-to-end tests only, with those on a Kubernetes node, and say what they do
+e2e:
+	@.ci/setup cluster
 	@$(GO) run ./e2e/prepare
-	$(GO) test -count=1 -v -timeout 30m $(TEST_FLAGS) ./e2e/...
+	KILN_CLUSTER=1 $(GO) test -count=1 -v -timeout 60m $(TEST_FLAGS) ./e2e/...
 
 ## conformance: compare the corpus of Dockerfiles with BuildKit and print the score by feature; TEST_FLAGS="-run …" takes a part
 conformance: setup

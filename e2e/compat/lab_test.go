@@ -33,7 +33,6 @@ type lab struct {
 	ca       *authority
 	registry string     // host of Debian's registry: plain HTTP, for everybody
 	base     string     // the image that rows build on, in that registry
-	v3       string     // path of distribution's registry
 	image    v1.Image   // base
 	expired  identity   // of 127.0.0.1, good until yesterday
 	other    *authority // whom nobody trusts

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -16,6 +17,9 @@ import (
 
 // leaseName is the Lease that the dispatchers of a namespace hold in turn.
 const leaseName = "kiln-finisher"
+
+// errNotLeading is why what a leader does ends.
+var errNotLeading = errors.New("another dispatcher leads")
 
 // election chooses, of several dispatchers, the one that follows Jobs and sweeps.
 // Were there two for a moment, nothing would happen twice: it only saves work.
@@ -55,16 +59,16 @@ func (e election) lead(ctx context.Context, work func(context.Context) error) er
 		if err != nil {
 			return fmt.Errorf("elect a leader: %w", err)
 		}
-		running, stop := context.WithCancel(ctx)
+		running, stop := context.WithCancelCause(ctx)
 		ended := make(chan struct{})
 		go func() { elector.Run(running); close(ended) }()
 		select {
 		case err := <-failed:
-			stop()
+			stop(err)
 			<-ended
 			return err
 		case <-ended:
-			stop()
+			stop(errNotLeading)
 		}
 	}
 	return nil

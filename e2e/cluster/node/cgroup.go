@@ -12,7 +12,9 @@ import (
 )
 
 // controllers are the cgroup version 1 hierarchies that a kubelet wants.
-var controllers = []string{"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids"}
+func controllers() []string {
+	return []string{"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids"}
+}
 
 // hasUnified reports whether the machine's controllers are those of cgroup
 // version 2.

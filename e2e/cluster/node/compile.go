@@ -52,8 +52,11 @@ func isFile(path string) bool {
 	return err == nil && info.Mode().IsRegular()
 }
 
-var kubeNames = []string{
-	"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl", "kube-dns",
+// kubeNames are the names that the one program is called by.
+func kubeNames() []string {
+	return []string{
+		"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl", "kube-dns",
+	}
 }
 
 // Compile returns a node's programs. The first call compiles them, ten minutes
@@ -101,7 +104,7 @@ func compileKube(ctx context.Context, dir cache.Dir, module string, log io.Write
 		if err := goBuild(ctx, module, log, false, "-ldflags="+flags, "-o", filepath.Join(out, "kube"), "."); err != nil {
 			return err
 		}
-		for _, name := range kubeNames {
+		for _, name := range kubeNames() {
 			if err := os.Symlink("kube", filepath.Join(out, name)); err != nil {
 				return err
 			}

@@ -23,8 +23,10 @@ const (
 )
 
 // stateDirs are the directories of a node's state.
-var stateDirs = []string{
-	"log", "etcd", "pki", "kubelet", "containerd", "pod-logs", "container-logs", "cni", "registry", "certs.d",
+func stateDirs() []string {
+	return []string{
+		"log", "etcd", "pki", "kubelet", "containerd", "pod-logs", "container-logs", "cni", "registry", "certs.d",
+	}
 }
 
 // Init is the first process of a node, in its namespaces: it makes the node's
@@ -89,7 +91,7 @@ func mountCgroups(cfg Config) error {
 	if err := unix.Mount("cgroup", root, "tmpfs", 0, "mode=755"); err != nil {
 		return wrapMount(root, err)
 	}
-	for _, c := range append([]string{"systemd"}, controllers...) {
+	for _, c := range append([]string{"systemd"}, controllers()...) {
 		dir, data := filepath.Join(root, c), c
 		if c == "systemd" {
 			data = "none,name=systemd"

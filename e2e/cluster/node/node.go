@@ -101,7 +101,7 @@ func NewConfig(dir string, programs Programs, rt Runtime) (Config, error) {
 // that calls Init with the directory as its last argument, in the node's
 // namespaces. Unless it is bound, the node outlives the caller; Stop ends it.
 func Start(ctx context.Context, cfg Config, init []string) (*Node, error) {
-	for _, dir := range stateDirs {
+	for _, dir := range stateDirs() {
 		if err := os.MkdirAll(filepath.Join(cfg.Dir, dir), 0o755); err != nil {
 			return nil, fmt.Errorf("start node: %w", err)
 		}
