@@ -136,7 +136,7 @@ func newGitServer(t *testing.T, ip, dispatcher string) *gitServer {
 
 // hook tells the dispatcher of a push.
 const hook = `#!/bin/sh
-exec curl -sS --fail --max-time 20 -H 'Authorization: Bearer TOKEN' -H 'HEADER: REPOSITORY' --data-binary @- DISPATCHER/hooks/git
+exec curl -sS --fail --max-time 20 -H 'Authorization: Bearer TOKEN' -H 'Content-Type: text/plain' -H 'HEADER: REPOSITORY' --data-binary @- DISPATCHER/hooks/git
 `
 
 // push makes a repository of a directory and pushes it to the branch main.
