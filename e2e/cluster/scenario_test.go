@@ -95,13 +95,17 @@ func (i *install) uploadDockerfile(t *testing.T, name, dockerfile string) {
 
 const slow = "FROM debian:bookworm-slim\nRUN echo begun; sleep 30\n"
 
-// runs waits until the only running pod of a build runs, and returns the Job.
-func (i *install) runs(t *testing.T) (job string) {
+// runs waits until the executor of a build runs, and returns its Job.
+func (i *install) runs(t *testing.T, name string) (job string) {
 	t.Helper()
-	eventually(t, buildLimit, "a running executor", func() bool {
+	eventually(t, buildLimit, "a running executor of "+name, func() bool {
 		out := i.kubectl(t, "-n", "kiln-builds", "get", "pods", "--field-selector=status.phase=Running",
-			"-o", `jsonpath={.items[*].metadata.labels.job-name}`)
-		job = strings.TrimSpace(out)
+			"-o", `jsonpath={range .items[*]}{.metadata.labels.job-name} {.metadata.annotations.kilnhook\.dev/request}{"\n"}{end}`)
+		for line := range strings.Lines(out) {
+			if strings.Contains(line, `"`+i.image(name)+`"`) {
+				job, _, _ = strings.Cut(line, " ")
+			}
+		}
 		return job != ""
 	})
 	return job
@@ -110,7 +114,7 @@ func (i *install) runs(t *testing.T) (job string) {
 // deleted proves that a build whose Job somebody deletes is cancelled.
 func (i *install) deleted(t *testing.T) {
 	i.uploadDockerfile(t, "deleted", slow)
-	i.kubectl(t, "-n", "kiln-builds", "delete", "job", i.runs(t), "--wait=false")
+	i.kubectl(t, "-n", "kiln-builds", "delete", "job", i.runs(t, "deleted"), "--wait=false")
 	i.ends(t, "deleted", events.OutcomeCancelled, events.ClassDeleted, "")
 }
 
@@ -118,7 +122,7 @@ func (i *install) deleted(t *testing.T) {
 // one brings it to its end.
 func (i *install) dispatcherKilled(t *testing.T) {
 	i.uploadDockerfile(t, "orphan", "FROM debian:bookworm-slim\nRUN sleep 8\n")
-	i.runs(t)
+	i.runs(t, "orphan")
 	i.kubectl(t, "-n", "kiln", "delete", "pod", "-l", "app.kubernetes.io/name=kiln-dispatcher", "--grace-period=0", "--force")
 	i.succeeds(t, "orphan")
 }
@@ -130,7 +134,7 @@ func (i *install) restricted(t *testing.T) {
 	i.kubectl(t, "label", "--overwrite", "namespace", "kiln-builds", "pod-security.kubernetes.io/enforce=restricted")
 	i.uploadDockerfile(t, "copies", "FROM debian:bookworm-slim\nCOPY file /srv/\nENV A=b\n")
 	i.succeeds(t, "copies")
-	i.fails(t, "refused", "FROM debian:bookworm-slim\nRUN true\n", events.OutcomeFailed, events.ClassBuild, "Dockerfile:2")
+	i.fails(t, "refused", "FROM debian:bookworm-slim\nRUN true\n", events.OutcomeFailed, events.ClassBuild, "run it as root, or without a seccomp filter")
 }
 
 // noImage proves that a build whose executor cannot be pulled ends with the

@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/kilnhook/kiln/e2e/need"
@@ -80,25 +81,26 @@ func ignoredRows() []row {
 			does: "a span for the build and for each of its steps, sent by OTLP over HTTP; without the Dockerfile's text if that is to be omitted; OpenTelemetry's own variables and TRACEPARENT are known", differs: "a collector that cannot be reached is a warning",
 			run: func(t *testing.T, k *kit) {
 				k.scratch()
-				var got string
+				var last atomic.Pointer[string]
 				server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 					raw, _ := io.ReadAll(r.Body)
-					got = r.URL.Path + " " + string(raw)
+					text := r.URL.Path + " " + string(raw)
+					last.Store(&text)
 				}))
 				defer server.Close()
 				k.env["KANIKO_TELEMETRY_ENDPOINT"] = server.URL
 				k.local().ok().hushes("warning")
-				contains(t, got, "/v1/traces {", "COPY Dockerfile /file", `"service.name"`)
+				contains(t, *last.Load(), "/v1/traces {", "COPY Dockerfile /file", `"service.name"`)
 				k.env["KANIKO_TELEMETRY_OMIT_DOCKERFILE"] = "true"
 				k.local().ok()
-				if strings.Contains(got, "COPY") {
+				if got := *last.Load(); strings.Contains(got, "COPY") {
 					t.Errorf("the Dockerfile is in %s", got)
 				}
 				delete(k.env, "KANIKO_TELEMETRY_ENDPOINT")
 				k.env["OTEL_EXPORTER_OTLP_ENDPOINT"] = server.URL + "/base"
 				k.env["TRACEPARENT"] = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 				k.local().ok()
-				contains(t, got, "/base/v1/traces {", `"traceId":"0af7651916cd43dd8448eb211c80319c"`)
+				contains(t, *last.Load(), "/base/v1/traces {", `"traceId":"0af7651916cd43dd8448eb211c80319c"`)
 				k.env["OTEL_EXPORTER_OTLP_ENDPOINT"] = "http://" + nowhere()
 				k.local().ok().says("warning: send telemetry to 127.0.0.1:1", "connection refused")
 			},

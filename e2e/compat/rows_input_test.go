@@ -60,7 +60,7 @@ func inputRows() []row {
 				k.pushed("-f", "third").holds("third", "FROM scratch\nCOPY . /").lacks("sub/other")
 				files := httptest.NewServer(http.FileServer(http.Dir(k.dir)))
 				defer files.Close()
-				equal(k.t, "label", k.pushed("-f", files.URL+"/sub/other").config().Config.Labels, map[string]string{"from": "cwd"})
+				equal(k.t, "label", k.pushed("-f", files.URL+"/sub/here").config().Config.Labels, map[string]string{"from": "cwd"})
 				k.local("-f", files.URL+"/none").fails("get Dockerfile", "404 Not Found")
 			},
 		},

@@ -172,7 +172,8 @@ func outputRows() []row {
 			does: "builds what the request of a dispatcher asks for; one that cannot be read is an error", differs: "more than kaniko",
 			run: func(_ *testing.T, k *kit) {
 				k.scratch()
-				k.local("--request-file=none.json", "--event-sink=http://"+nowhere()+"/").fails("none.json")
+				k.exec("--request-file=none.json").fails("read request", "none.json")
+				k.local("--request-file=none.json").fails("--request-file and --context exclude each other")
 			},
 		},
 		{

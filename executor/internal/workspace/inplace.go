@@ -75,7 +75,7 @@ func (w *InPlace) Image(ctx context.Context, img Image) (rootfs.FS, error) {
 		var err error
 		path, err = w.report.image(ctx, filepath.Join(w.dir, "images", strconv.Itoa(len(w.images))), img)
 		if err != nil {
-			return nil, err
+			return nil, notRoot(err)
 		}
 		w.images[img.Key] = path
 	}
@@ -100,13 +100,23 @@ func (w *InPlace) Begin(ctx context.Context, g Ground) (Root, error) {
 	w.current = r
 	opt := layer.ApplyOptions{Skip: r.skip, Pinned: w.keep.pinned, Learn: r.walk.Learn}
 	if err := extract(ctx, w.root, g.Image.Layers, true, opt, w.report); err != nil {
-		return nil, err
+		return nil, notRoot(err)
 	}
 	if err := extract(ctx, w.root, g.Layers, false, opt, w.report); err != nil {
-		return nil, err
+		return nil, notRoot(err)
 	}
 	r.record = r.recorder()
 	return r, nil
+}
+
+// notRoot explains what a process that is not root may not do.
+func notRoot(err error) error {
+	uid := os.Geteuid()
+	if uid == 0 || !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	return fmt.Errorf("%w: RUN needs the files of its image, which belong to root, and this process is user %d in a container that lets it make no user namespace: "+
+		"run it as root, or without a seccomp filter as with the profile default; Dockerfiles without RUN are built as it is", err, uid)
 }
 
 func (r *inPlaceRoot) recorder() *snapshot.Recorder {
