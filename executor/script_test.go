@@ -211,6 +211,9 @@ func (s *sink) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	for _, h := range []string{"Ce-Type", "Ce-Outcome", "Ce-Imagedigest", "Ce-Subject"} {
 		fmt.Fprintf(f, "%s: %s\n", h, r.Header.Get(h))
 	}
+	if r.Method == http.MethodPut {
+		fmt.Fprintf(f, "put %s with %s\n", r.URL.Path, r.Header.Get("Authorization"))
+	}
 	fmt.Fprintf(f, "%s\n", body)
 	w.WriteHeader(http.StatusAccepted)
 }
