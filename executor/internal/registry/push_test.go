@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -128,7 +129,7 @@ func TestPushByDigest(t *testing.T) {
 // A layer that the registry has elsewhere is mounted, wrapped or not, and one
 // that the repository has is not sent.
 func TestPushMounts(t *testing.T) {
-	have := map[string]bool{}
+	var have sync.Map // paths of blobs; layers are pushed at the same time
 	s := serve(t, false, nil)
 	base := imageFor(t, amd64())
 	s.put("base:1", base)
@@ -138,11 +139,14 @@ func TestPushMounts(t *testing.T) {
 		}
 		q := r.URL.Query()
 		switch {
-		case r.Method == http.MethodHead && !have[r.URL.Path]: // blobs of this fake are in all repositories
+		case r.Method == http.MethodHead: // blobs of this fake are in all repositories
+			if _, ok := have.Load(r.URL.Path); ok {
+				return false
+			}
 			w.WriteHeader(http.StatusNotFound)
 			return true
 		case q.Get("mount") != "" && q.Get("from") == "base":
-			have["/v2/app/blobs/"+q.Get("mount")] = true
+			have.Store("/v2/app/blobs/"+q.Get("mount"), true)
 			w.WriteHeader(http.StatusCreated)
 			return true
 		}
