@@ -63,7 +63,7 @@ resource "google_storage_bucket" "ledger" {
     }
     condition {
       age            = var.retention.ledger_days
-      matches_prefix = ["builds/", "data/", "index/", "poison/", "refused/"]
+      matches_prefix = ["builds/", "data/", "index/", "poison/", "refused/", "same/"]
     }
   }
   dynamic "encryption" {
