@@ -3,12 +3,14 @@ package compat
 import (
 	"archive/tar"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -82,12 +84,13 @@ func defectRows() []row {
 		{
 			kind: defectKind, name: "a URL of ADD whose content has changed is taken from the cache", kaniko: "with --cache-copy-layers the old file stays", does: "the new one is fetched",
 			run: func(_ *testing.T, k *kit) {
-				content := "first"
-				server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(content)) }))
+				var content atomic.Value
+				content.Store("first")
+				server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, content.Load().(string)) }))
 				defer server.Close()
 				k.dockerfile("FROM scratch AS one\nADD " + server.URL + "/f /f\nFROM scratch\nCOPY --from=one /f /g")
 				k.pushed("--cache", "--cache-copy-layers").holds("g", "first")
-				content = "second"
+				content.Store("second")
 				k.pushed("--cache", "--cache-copy-layers").holds("g", "second")
 			},
 		},
