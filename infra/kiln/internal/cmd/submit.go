@@ -20,7 +20,6 @@ import (
 	"github.com/kilnhook/kiln/infra/local/api"
 	"github.com/kilnhook/kiln/infra/local/bucket"
 	"github.com/kilnhook/kiln/infra/local/buildlog"
-	"github.com/kilnhook/kiln/infra/local/page"
 )
 
 // submission is what kiln submit is asked to do.
@@ -120,11 +119,11 @@ func send(ctx context.Context, c *client.Client, s *show.Screen, sub submission)
 // follow shows a build to its end, or only names it.
 func (a *app) follow(ctx context.Context, c *client.Client, s *show.Screen, b api.Build, toEnd bool) (api.Build, error) {
 	id := b.ID
-	s.Line("build %s  %s/builds/%s", page.Short(id), c.URL, id)
+	s.Line("build %s  %s/builds/%s", buildlog.Short(id), c.URL, id)
 	if toEnd {
 		err := c.Log(ctx, id, true, show.NewLog(s).Add)
 		if err != nil && ctx.Err() != nil {
-			s.Line("the build goes on: kiln logs -f %s, or kiln cancel %s", page.Short(id), page.Short(id))
+			s.Line("the build goes on: kiln logs -f %s, or kiln cancel %s", buildlog.Short(id), buildlog.Short(id))
 		}
 		if err == nil {
 			b, err = finished(ctx, c, id)
