@@ -41,6 +41,10 @@ func (s *session) build(ctx context.Context) error {
 	if err != nil {
 		return fault(events.ClassPush, err)
 	}
+	defer client.Close()
+	if push != nil {
+		defer push.Close(ctx)
+	}
 	src, err := s.fetch(ctx)
 	if err != nil {
 		return errors.Join(checked(), fault(events.ClassSource, err))
