@@ -41,6 +41,10 @@ func (s *session) build(ctx context.Context) error {
 	if err != nil {
 		return fault(events.ClassPush, err)
 	}
+	defer client.Close()
+	if push != nil {
+		defer push.Close(ctx)
+	}
 	src, err := s.fetch(ctx)
 	if err != nil {
 		return errors.Join(checked(), fault(events.ClassSource, err))
@@ -53,13 +57,13 @@ func (s *session) build(ctx context.Context) error {
 		return err
 	}
 	if s.c.dryRun {
-		fmt.Fprint(s.p.stdout, p.String())
+		s.answer.WriteString(p.String())
 		return nil
 	}
 	if yes, err := s.printsPlan(); err != nil {
 		return fault(events.ClassConfig, err)
 	} else if yes {
-		fmt.Fprint(s.p.stdout, p.String())
+		s.answer.WriteString(p.String())
 	}
 	res, err := s.carryOut(ctx, src, p, ignore, images, client, push)
 	if err != nil {
@@ -313,7 +317,7 @@ func (s *session) deliver(ctx context.Context, res build.Result, push *registry.
 	s.res.Digest = digest.String()
 	for _, d := range s.c.destinations {
 		repo, _ := splitDestination(d)
-		fmt.Fprintf(s.p.stdout, "%s@%s\n", repo, digest)
+		fmt.Fprintf(&s.answer, "%s@%s\n", repo, digest)
 	}
 	return nil
 }
