@@ -78,7 +78,8 @@ type buildPage struct {
 	Status   string
 	Source   string
 	Ref      string
-	Rev      string
+	Rev      string // short, if it is a commit
+	FullRev  string
 	Took     string
 	Pull     string // the command
 	Rerun    bool   // it can be built again
@@ -91,7 +92,6 @@ type buildPage struct {
 	Change   string // the triggering event, JSON
 	Event    string // the terminal event, JSON
 	Phases   []phaseRow
-	Running  string // what goes on, for those who listen
 	NoLogs   string // why there is no log
 }
 
@@ -109,7 +109,7 @@ func (c *Console) serveBuild(w http.ResponseWriter, r *http.Request) error {
 	ch := b.Request.Change
 	d := buildPage{
 		page: c.page("build "+buildlog.Short(id), ""), B: b, ID: id, Status: b.Status(), Source: trimKiln(ch.Location), Ref: buildlog.Ref(ch.Name),
-		Rev: cmp.Or(ch.Revision(), ch.Generation), Rerun: c.cfg.Actions != nil && b.Result != nil, Nonce: rand.Text(), Legend: legend(),
+		Rev: cmp.Or(brief(ch.Revision()), ch.Generation), FullRev: cmp.Or(ch.Revision(), ch.Generation), Rerun: c.cfg.Actions != nil && b.Result != nil, Nonce: rand.Text(), Legend: legend(),
 		Change: indented(ch),
 	}
 	if c.cfg.Logs == nil {
@@ -128,7 +128,6 @@ func (c *Console) serveBuild(w http.ResponseWriter, r *http.Request) error {
 	d.Steps, d.Axis = c.timeline(b, steps, previous.story)
 	d.Phases = phaseRows(d.Steps)
 	d.Layers = layerViews(b, layers, previous)
-	d.Running = announcement(b, steps)
 	if d.Event, err = c.eventOf(r.Context(), b); err != nil {
 		return err
 	}
