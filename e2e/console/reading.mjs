@@ -10,6 +10,8 @@ await run(async (open) => {
   const text = await page.locator("main").textContent();
   for (const want of ["tick 20", "docker pull", "/app", "Layers", "Timeline"]) assert(text.includes(want), `the page has ${want}`);
   assert(await page.locator("#timeline rect").count() > 3, "the timeline is drawn");
+  await page.getByRole("link", { name: "Look into it" }).first().click();
+  assert(/[1-9]\d{3} files with/.test(await page.locator("main").textContent()), "what is in the base is named");
   await page.goto(`/builds/${input.long}`);
   await page.locator("details.step", { hasText: "200000 lines" }).locator("summary").click();
   await page.getByRole("link", { name: "199800 earlier lines" }).click();

@@ -93,6 +93,7 @@ type buildPage struct {
 	Event    string // the terminal event, JSON
 	Phases   []phaseRow
 	NoLogs   string // why there is no log
+	Look     bool   // layers can be looked into
 }
 
 func (c *Console) serveBuild(w http.ResponseWriter, r *http.Request) error {
@@ -128,6 +129,7 @@ func (c *Console) serveBuild(w http.ResponseWriter, r *http.Request) error {
 	d.Steps, d.Axis = c.timeline(b, steps, previous.story)
 	d.Phases = phaseRows(d.Steps)
 	d.Layers = layerViews(b, layers, previous)
+	d.Look = c.cfg.Image != nil && b.Result != nil && b.Result.Digest != ""
 	if d.Event, err = c.eventOf(r.Context(), b); err != nil {
 		return err
 	}

@@ -99,6 +99,22 @@ func TestCompare(t *testing.T) {
 	has(t, "the page", body, "env MODE", "label l", "[&#34;run&#34;, &#34;b&#34;]", "1 layers kept, 1 new, 1 gone", "/files\">Which files changed")
 	files := w.get("/builds/" + req.BuildID + "/files")
 	has(t, "the files", files, "2 paths differ", "/f<", "&lt;script&gt;", "&#43;1 B")
+	base := "/builds/" + req.BuildID + "/layers/"
+	digest, err := images[req.Image+"@"+res.Digest].Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash, err := digest[0].Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, _, _ := w.do("GET", base+hash.String(), nil); status != 404 {
+		t.Errorf("a layer that the ledger has not: %d", status)
+	}
+	contents, err := contentsOf(t.Context(), layerOf(t, "d/", "d/small=1", "d/large=12345", ".wh.gone="))
+	if err != nil || contents.Files != 2 || contents.Removed != 1 || contents.Bytes != 6 || contents.Largest[0].Path != "d/large" || contents.Largest[1].Size != 1 {
+		t.Errorf("%+v %v", contents, err)
+	}
 	if strings.Contains(body+files, evil) {
 		t.Error("markup got through")
 	}
