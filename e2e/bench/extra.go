@@ -25,7 +25,7 @@ const (
 )
 
 // limited builds every workload in both modes with no more memory than the
-// limit, on a disk: what lies on a tmpfs is memory. Workloads with caches are built
+// limit, on a disk: what lies on a tmpfs is memory that cannot be taken back. Workloads with caches are built
 // as a whole, without what they have in a cache.
 func (l *lab) limited(ctx context.Context, list []workload) (map[string]map[string]sample, error) {
 	out := map[string]map[string]sample{}
@@ -58,7 +58,11 @@ type started struct {
 // start measures the start of the executor.
 func (l *lab) start(ctx context.Context) (started, error) {
 	var s started
-	gen := filepath.Join(l.disk, "gen")
+	dir, err := l.stores.in(ctx, disk)
+	if err != nil {
+		return s, err
+	}
+	gen := filepath.Join(dir, "gen")
 	compile := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", gen, "./e2e/bench/gen")
 	compile.Dir, compile.Env = l.module, append(os.Environ(), "CGO_ENABLED=0")
 	if _, err := process.Run(ctx, compile, nil); err != nil {

@@ -129,6 +129,7 @@ const buildTime = 5 * time.Minute
 // measurement says what to measure.
 type measurement struct {
 	builder    builder
+	dir        string // in which the builder gets one of its own
 	context    string
 	host       string // through which the registry is reached
 	repository string
@@ -141,11 +142,7 @@ type measurement struct {
 // that failed is a sample that says so.
 func (l *lab) measure(ctx context.Context, m measurement) (s sample, err error) {
 	l.builds++
-	dir := filepath.Join(l.store, fmt.Sprintf("run%d", l.builds))
-	if m.limit > 0 {
-		// A tmpfs is memory that cannot be taken back.
-		dir = filepath.Join(l.disk, fmt.Sprintf("run%d", l.builds))
-	}
+	dir := filepath.Join(m.dir, fmt.Sprintf("run%d", l.builds))
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return s, err
 	}
