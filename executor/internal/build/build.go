@@ -12,6 +12,7 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kilnhook/kiln/executor/internal/cache"
@@ -40,7 +41,7 @@ type Outlines interface {
 // Cache remembers layers. It may forget.
 type Cache interface {
 	Get(ctx context.Context, k cache.Key) (e cache.Entry, reason string, err error)
-	Probe(ctx context.Context, keys []cache.Key) map[cache.Key]cache.Entry
+	Probe(ctx context.Context, keys []cache.Key, seen func(k cache.Key, l v1.Layer)) (found map[cache.Key]cache.Entry, verified func() map[cache.Key]cache.Entry)
 	Put(ctx context.Context, k cache.Key, l v1.Layer, meta cache.Meta) error
 }
 
@@ -62,7 +63,10 @@ type Options struct {
 	// one, also while it is still being written. It is called concurrently,
 	// and for some layers more than once.
 	Upload func(ctx context.Context, l v1.Layer) error
-	Cache  Cache // nil: nothing is cached
+	// Offer, if set, is given layers of the result that are probably there already,
+	// or can be mounted: it does what costs little and may fail.
+	Offer func(ctx context.Context, l v1.Layer)
+	Cache Cache // nil: nothing is cached
 	// CacheCopies says that COPY and ADD are cached as well as RUN.
 	CacheCopies, NoCacheRuns bool
 	// Fetch gets what an ADD of a URL names.
@@ -134,7 +138,7 @@ func Build(ctx context.Context, p *plan.Plan, opt Options) (Result, error) {
 	}
 	bctx, stop := context.WithCancelCause(gctx)
 	defer stop(nil)
-	err := b.run(bctx, stop)
+	res, err := b.make(bctx, stop)
 	// What runs in the background is waited for in any case, and its error
 	// is the first cause if it came first.
 	if werr := group.Wait(); werr != nil && (err == nil || errors.Is(err, context.Canceled)) {
@@ -144,10 +148,49 @@ func Build(ctx context.Context, p *plan.Plan, opt Options) (Result, error) {
 	if ctx.Err() != nil {
 		return Result{}, context.Cause(ctx)
 	}
+	if err != nil || res.Image != nil {
+		return res, err
+	}
+	return b.result()
+}
+
+// make builds the stages. The result is there already if no layer is still being
+// written; its config is on its way then.
+func (b *builder) make(ctx context.Context, stop context.CancelCauseFunc) (Result, error) {
+	verify, err := b.foresee(ctx)
 	if err != nil {
 		return Result{}, err
 	}
-	return b.result()
+	if !b.foreseen() {
+		verify()
+	}
+	if err := b.run(ctx, stop); err != nil {
+		return Result{}, err
+	}
+	res, rerr := b.result()
+	if rerr == nil && b.Upload != nil {
+		config, err := partial.ConfigLayer(res.Image)
+		if err != nil {
+			return Result{}, fmt.Errorf("read config of the image: %w", err)
+		}
+		b.work.Go(func() error { return b.Upload(ctx, config) })
+	}
+	if !verify() {
+		// The cache has less than it said: what was done so far was to find that out.
+		b.unheld, b.hits, b.misses = nil, 0, 0
+		for i, s := range b.stages {
+			b.stages[i] = b.newStage(i)
+			b.stages[i].ahead, b.stages[i].foreseen = s.ahead, s.foreseen
+		}
+		return Result{}, b.run(ctx, stop)
+	}
+	for _, l := range b.unheld {
+		b.work.Go(func() error { return b.Upload(ctx, l) })
+	}
+	if rerr != nil {
+		res = Result{}
+	}
+	return res, nil
 }
 
 // maxWriting is how many layers are written at once.
@@ -157,6 +200,8 @@ type builder struct {
 	Options
 	plan    *plan.Plan
 	stages  []*stage
+	unsure  bool       // it is not known yet whether the cache has what it says
+	unheld  []v1.Layer // to be uploaded once that is known
 	work    *errgroup.Group
 	writing chan struct{}
 

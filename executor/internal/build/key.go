@@ -108,6 +108,12 @@ func (s *stage) lookUp(ctx context.Context, tell *teller, n int, d *done) (hit b
 	}
 	d.layer = e.Layer
 	s.pending = append(s.pending, withIndex(e))
+	if s.unsure {
+		if s.Upload != nil && s.use.layers {
+			s.unheld = append(s.unheld, e.Layer)
+		}
+		return true, nil
+	}
 	s.upload(ctx, e.Layer)
 	return true, nil
 }

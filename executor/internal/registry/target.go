@@ -92,22 +92,6 @@ func (t *target) once(ctx context.Context, l v1.Layer, send func() error) error 
 	}
 }
 
-// has tells whether a layer was sent already.
-func (t *target) has(digest v1.Hash) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	s := t.sent[digest]
-	if s == nil {
-		return false
-	}
-	select {
-	case <-s.done:
-		return s.err == nil
-	default:
-		return false
-	}
-}
-
 // send makes sure that the repository has a layer.
 func (t *target) send(ctx context.Context, l v1.Layer, read func(v1.Layer) (io.ReadCloser, error)) error {
 	digest, err := l.Digest()

@@ -46,6 +46,30 @@ func (p *Push) Upload(ctx context.Context, l v1.Layer, progress func(done, total
 	return nil
 }
 
+// Offer does for a layer what costs little: it finds out which destinations have
+// it, and mounts it where it can be. What that achieved Upload need not do. Nothing
+// is said of failures: Upload will have them too.
+func (p *Push) Offer(ctx context.Context, l v1.Layer) {
+	l = innermost(l)
+	digest, err := l.Digest()
+	if err != nil {
+		return
+	}
+	for _, t := range p.targets {
+		_ = t.once(ctx, l, func() error {
+			there, up, err := t.find(ctx, l, digest)
+			t.forget(ctx, up)
+			if err == nil && !there {
+				err = errNotThere
+			}
+			return err
+		})
+	}
+}
+
+// errNotThere is for who waits for a layer that was only looked for.
+var errNotThere = errors.New("the layer is not there")
+
 // innermost takes wrappings off a layer that hide where it can be mounted
 // from.
 func innermost(l v1.Layer) v1.Layer {
