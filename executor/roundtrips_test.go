@@ -183,6 +183,63 @@ func TestCacheLosesLayers(t *testing.T) {
 	}
 }
 
+// A base that goes to another registry is fetched once, though it is read for its
+// names and to be uploaded.
+func TestBaseElsewhere(t *testing.T) {
+	need.Root(t)
+	var hosts []string
+	var fetched sync.Map
+	for i := range 2 {
+		store, err := registry.Open(t.Context(), t.TempDir(), slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer store.Close()
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if i == 0 && r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
+				n, _ := fetched.LoadOrStore(r.URL.Path, &atomic.Int32{})
+				n.(*atomic.Int32).Add(1)
+			}
+			store.ServeHTTP(w, r)
+		}))
+		defer srv.Close()
+		hosts = append(hosts, strings.TrimPrefix(srv.URL, "http://"))
+	}
+	pushLayers(t, hosts[0]+"/library/base:1")
+	dir := t.TempDir()
+	for name, content := range map[string]string{"Dockerfile": "FROM " + hosts[0] + "/library/base:1\nCOPY file /a\n", "file": "content"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dest := hosts[1] + "/app:1"
+	if out, err := exec.Command("executor", "--context", dir, "--destination", dest).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	n := 0
+	fetched.Range(func(path, times any) bool {
+		n++
+		if got := times.(*atomic.Int32).Load(); got != 1 {
+			t.Errorf("%s was fetched %d times", path, got)
+		}
+		return true
+	})
+	if n != 4 { // three layers and the config
+		t.Errorf("%d blobs were fetched", n)
+	}
+	ref, err := name.ParseReference(dest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := remote.Image(ref)
+	if err == nil {
+		err = validate.Image(img)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // pushLayers stores an image with three layers.
 func pushLayers(t *testing.T, ref string) {
 	t.Helper()

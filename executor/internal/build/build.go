@@ -57,6 +57,9 @@ type Options struct {
 	Contexts map[string]Files   // those that the plan names
 	// Image returns an image that the plan names.
 	Image func(ctx context.Context, digest v1.Hash) (v1.Image, error)
+	// Share, if set, returns an image that is both uploaded and read as one whose
+	// layers are fetched once.
+	Share func(img v1.Image) (v1.Image, error)
 	// Spool is the directory for layers that are being made.
 	Spool string
 	// Upload, if set, is given every layer of the result as soon as there is
@@ -137,6 +140,7 @@ func Build(ctx context.Context, p *plan.Plan, opt Options) (Result, error) {
 		images: map[v1.Hash]rootfs.FS{}, copies: map[string]string{}, made: map[cache.Key]v1.Layer{},
 	}
 	bctx, stop := context.WithCancelCause(gctx)
+	b.base = sync.OnceValues(func() (v1.Image, error) { return b.resultBase(bctx) })
 	defer stop(nil)
 	res, err := b.make(bctx, stop)
 	// What runs in the background is waited for in any case, and its error
@@ -204,6 +208,8 @@ type builder struct {
 	unheld  []v1.Layer // to be uploaded once that is known
 	work    *errgroup.Group
 	writing chan struct{}
+
+	base func() (v1.Image, error) // that the result stands on
 
 	mu     sync.Mutex
 	images map[v1.Hash]rootfs.FS

@@ -96,14 +96,10 @@ func (b *builder) offer(ctx context.Context, l v1.Layer) {
 
 // offerBase offers the layers of the image that the result stands on.
 func (b *builder) offerBase(ctx context.Context) {
-	s := b.stages[len(b.stages)-1]
-	for s.parent != nil {
-		s = s.parent
-	}
-	if s.plan.Base.Digest == (v1.Hash{}) {
+	if b.bottom().Base.Digest == (v1.Hash{}) {
 		return
 	}
-	img, err := b.Image(ctx, s.plan.Base.Digest)
+	img, err := b.base()
 	if err != nil {
 		return // said when it is needed
 	}

@@ -23,7 +23,6 @@ import (
 // progress, which may be nil, is told how many bytes were sent to the first
 // destination and how many there are, 0 if that is not known yet.
 func (p *Push) Upload(ctx context.Context, l v1.Layer, progress func(done, total int64)) error {
-	l = innermost(l)
 	if mt, err := l.MediaType(); err == nil && !mt.IsDistributable() {
 		return nil // it is where its URLs say
 	}
@@ -50,7 +49,6 @@ func (p *Push) Upload(ctx context.Context, l v1.Layer, progress func(done, total
 // it, and mounts it where it can be. What that achieved Upload need not do. Nothing
 // is said of failures: Upload will have them too.
 func (p *Push) Offer(ctx context.Context, l v1.Layer) {
-	l = innermost(l)
 	digest, err := l.Digest()
 	if err != nil {
 		return
