@@ -64,8 +64,9 @@ type Options struct {
 	Spool string
 	// Upload, if set, is given every layer of the result as soon as there is
 	// one, also while it is still being written. It is called concurrently,
-	// and for some layers more than once.
-	Upload func(ctx context.Context, l v1.Layer) error
+	// and for some layers more than once. told is to be told how many bytes
+	// were sent, and how many there are, 0 if that is not known yet.
+	Upload func(ctx context.Context, l v1.Layer, told func(done, total int64)) error
 	// Offer, if set, is given layers of the result that are probably there already,
 	// or can be mounted: it does what costs little and may fail.
 	Offer func(ctx context.Context, l v1.Layer)
@@ -177,7 +178,7 @@ func (b *builder) make(ctx context.Context, stop context.CancelCauseFunc) (Resul
 		if err != nil {
 			return Result{}, fmt.Errorf("read config of the image: %w", err)
 		}
-		b.work.Go(func() error { return b.Upload(ctx, config) })
+		b.work.Go(func() error { return b.Upload(ctx, config, func(int64, int64) {}) })
 	}
 	if !verify() {
 		// The cache has less than it said: what was done so far was to find that out.
@@ -188,8 +189,8 @@ func (b *builder) make(ctx context.Context, stop context.CancelCauseFunc) (Resul
 		}
 		return Result{}, b.run(ctx, stop)
 	}
-	for _, l := range b.unheld {
-		b.work.Go(func() error { return b.Upload(ctx, l) })
+	for _, upload := range b.unheld {
+		upload()
 	}
 	if rerr != nil {
 		res = Result{}
@@ -204,8 +205,8 @@ type builder struct {
 	Options
 	plan    *plan.Plan
 	stages  []*stage
-	unsure  bool       // it is not known yet whether the cache has what it says
-	unheld  []v1.Layer // to be uploaded once that is known
+	unsure  bool     // it is not known yet whether the cache has what it says
+	unheld  []func() // uploads of that, for when it is known
 	work    *errgroup.Group
 	writing chan struct{}
 

@@ -6,11 +6,13 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/kilnhook/kiln/executor/internal/cache"
+	"github.com/kilnhook/kiln/executor/internal/progress"
 )
 
 // foreseen is what is known of an operation before anything is done.
 type foreseen struct {
 	key, layerKey cache.Key
+	inputs        *progress.Inputs
 	entry         cache.Entry // that the cache has, if it may have one
 }
 
@@ -160,7 +162,7 @@ func (s *stage) foreseeKeys() {
 		if s.advance(op) != nil {
 			return
 		}
-		s.ahead = append(s.ahead, foreseen{key: s.key, layerKey: s.layerKey})
+		s.ahead = append(s.ahead, foreseen{key: s.key, layerKey: s.layerKey, inputs: s.inputs})
 	}
 	s.foreseen = true
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/kilnhook/kiln/executor/internal/progress"
 )
 
 // countedLayer counts how often it is read, and may fail.
@@ -94,7 +96,7 @@ func TestShare(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			ahead, stop := FetchAhead(t.Context(), dir, []v1.Layer{first, l})
+			ahead, stop := FetchAhead(t.Context(), dir, []v1.Layer{first, l}, progress.Meter{})
 			check(ahead[1])
 			stop()
 			check(l)

@@ -1,4 +1,4 @@
-package progress
+package view
 
 import (
 	"bytes"
@@ -7,10 +7,13 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/kilnhook/kiln/executor/internal/progress"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -22,26 +25,28 @@ func at(ms int) time.Time {
 // story is a build with everything that an event can say.
 func story() []Event {
 	return []Event{
-		{Time: at(0), Kind: KindNote, Text: "isolation: overlay"},
-		{Time: at(0), Kind: KindStep, ID: "0", Name: "load build context", Phase: PhaseLoad, State: StateStarted},
-		{Time: at(100), Kind: KindBytes, ID: "0", Phase: PhaseLoad, Current: 1000, Total: 0},
-		{Time: at(600), Kind: KindBytes, ID: "0", Phase: PhaseLoad, Current: 2000},
-		{Time: at(1200), Kind: KindBytes, ID: "0", Phase: PhaseLoad, Current: 12_345_678},
-		{Time: at(1300), Kind: KindStep, ID: "0", State: StateDone, MS: 1300},
-		{Time: at(1300), Kind: KindStep, ID: "1.1", Name: "[builder 1/3] COPY . .", Phase: PhaseCopy, State: StateCached},
-		{Time: at(1400), Kind: KindStep, ID: "1.2", Name: "[builder 2/3] RUN make", Phase: PhaseRun, State: StateStarted},
-		{Time: at(1500), Kind: KindNote, ID: "1.2", Pos: "Dockerfile:7", Text: "deprecated"},
-		{Time: at(1812), Kind: KindOutput, ID: "1.2", Stream: 1, Text: "\x1b[31mred\x1b[0m\tand\x07 10%\r20%"},
-		{Time: at(1900), Kind: KindOutput, ID: "1.2", Stream: 2, Text: "warning: x"},
-		{Time: at(2000), Kind: KindStep, ID: "2.1", Name: "[app 1/1] RUN test", Phase: PhaseRun, State: StateStarted},
-		{Time: at(2600), Kind: KindStep, ID: "1.2", State: StateDone},
-		{Time: at(2700), Kind: KindBytes, ID: "1.2", Name: "sha256:abc", Phase: PhasePush, Current: 1, Total: 5_000_000},
-		{Time: at(2800), Kind: KindBytes, ID: "1.2", Name: "sha256:abc", Phase: PhasePush, Current: 2, Total: 5_000_000},
-		{Time: at(3800), Kind: KindBytes, ID: "1.2", Name: "sha256:abc", Phase: PhasePush, Current: 3_000_000, Total: 5_000_000},
-		{Time: at(3900), Kind: KindBytes, ID: "1.2", Name: "sha256:abc", Phase: PhasePush, Current: 5_000_000, Total: 5_000_000},
-		{Time: at(4000), Kind: KindStep, ID: "2.1", State: StateFailed, Error: "exit status 2\nsecond line"},
-		{Time: at(4100), Kind: KindResult, State: StateFailed, Text: "Dockerfile:9: RUN test: exit status 2"},
-		{Time: at(4200), Kind: KindResult, State: StateDone, Text: "sha256:0123"},
+		{Time: at(0), Kind: progress.KindNote, Text: "isolation: overlay"},
+		{Time: at(0), Kind: progress.KindStep, ID: "0", Name: "load build context", Phase: progress.PhaseLoad, State: progress.StateStarted},
+		{Time: at(100), Kind: progress.KindBytes, ID: "0", Phase: progress.PhaseLoad, Current: 1000, Total: 0},
+		{Time: at(600), Kind: progress.KindBytes, ID: "0", Phase: progress.PhaseLoad, Current: 2000},
+		{Time: at(1200), Kind: progress.KindBytes, ID: "0", Phase: progress.PhaseLoad, Current: 12_345_678},
+		{Time: at(1300), Kind: progress.KindStep, ID: "0", State: progress.StateDone, MS: 1300},
+		{Time: at(1300), Kind: progress.KindStep, ID: "1.1", Name: "[builder 1/3] COPY . .", Phase: progress.PhaseCopy, State: progress.StateCached},
+		{Time: at(1400), Kind: progress.KindStep, ID: "1.2", Name: "[builder 2/3] RUN make", Phase: progress.PhaseRun, State: progress.StateStarted},
+		{Time: at(1500), Kind: progress.KindNote, ID: "1.2", Pos: "Dockerfile:7", Text: "deprecated"},
+		{Time: at(1812), Kind: progress.KindOutput, ID: "1.2", Stream: 1, Text: "\x1b[31mred\x1b[0m\tand\x07 10%\r20%"},
+		{Time: at(1900), Kind: progress.KindOutput, ID: "1.2", Stream: 2, Text: "warning: x"},
+		{Time: at(2000), Kind: progress.KindStep, ID: "2.1", Name: "[app 1/1] RUN test", Phase: progress.PhaseRun, State: progress.StateStarted},
+		{Time: at(2600), Kind: progress.KindStep, ID: "1.2", State: progress.StateDone},
+		{Time: at(2700), Kind: progress.KindBytes, ID: "1.2", Name: "sha256:abc", Phase: progress.PhasePush, Current: 1, Total: 5_000_000},
+		{Time: at(2800), Kind: progress.KindBytes, ID: "1.2", Name: "sha256:abc", Phase: progress.PhasePush, Current: 2, Total: 5_000_000},
+		{Time: at(3800), Kind: progress.KindBytes, ID: "1.2", Name: "sha256:abc", Phase: progress.PhasePush, Current: 3_000_000, Total: 5_000_000},
+		{Time: at(3900), Kind: progress.KindBytes, ID: "1.2", Name: "sha256:abc", Phase: progress.PhasePush, Current: 5_000_000, Total: 5_000_000},
+		{Time: at(4000), Kind: progress.KindStep, ID: "2.1", State: progress.StateFailed, Error: "exit status 2\nsecond line"},
+		{Time: at(4100), Kind: progress.KindResult, State: progress.StateFailed, Text: "Dockerfile:9: RUN test: exit status 2"},
+		{Time: at(4150), Kind: progress.KindPhase, ID: "1.2", Phase: progress.PhaseRun, State: progress.StateDone, MS: 1100},
+		{Time: at(4150), Kind: progress.KindLayer, ID: "1.2", Name: "[builder 2/3] RUN make", Layer: &progress.Layer{Digest: "sha256:def", Size: 5_000_000, Contents: &progress.Contents{Files: 7, Bytes: 9_000_000}}},
+		{Time: at(4200), Kind: progress.KindResult, State: progress.StateDone, Text: "sha256:0123"},
 	}
 }
 
@@ -62,6 +67,8 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
+func terminal80() (columns, rows int) { return 80, 24 }
+
 func render(t *testing.T, opt Options) string {
 	t.Helper()
 	var b bytes.Buffer
@@ -75,7 +82,7 @@ func render(t *testing.T, opt Options) string {
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
 	}
-	r.Event(Event{Kind: KindNote, Text: "too late"})
+	r.Event(Event{Kind: progress.KindNote, Text: "too late"})
 	return b.String()
 }
 
@@ -91,10 +98,11 @@ func TestFallBack(t *testing.T) {
 	for name, opt := range map[string]Options{
 		"default":  {},
 		"auto":     {Mode: "auto"},
-		"no clock": {Mode: "tty", Width: func() int { return 80 }},
-		"no width": {Mode: "tty", Now: time.Now},
-		"pipe":     {Mode: "tty", Now: time.Now, Width: func() int { return 0 }},
-		"narrow":   {Mode: "auto", Now: time.Now, Width: func() int { return 19 }},
+		"no clock": {Mode: "tty", Size: terminal80},
+		"no size":  {Mode: "tty", Now: time.Now},
+		"pipe":     {Mode: "tty", Now: time.Now, Size: func() (int, int) { return 0, 0 }},
+		"low":      {Mode: "auto", Now: time.Now, Size: func() (int, int) { return 80, 3 }},
+		"narrow":   {Mode: "auto", Now: time.Now, Size: func() (int, int) { return 19, 24 }},
 	} {
 		if got := render(t, opt); got != want {
 			t.Errorf("%s: no plain lines but %q", name, got)
@@ -112,15 +120,15 @@ func TestJSONRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Event{Time: at(5), Kind: KindOutput, ID: "2.3", Stream: 2, Text: "a\nb\x00\"<", Current: 1, Total: 2, MS: 3, Error: "e", Pos: "D:1", Name: "n", Phase: PhaseRun, State: StateDone}
+	want := Event{Time: at(5), Kind: progress.KindOutput, ID: "2.3", Stream: 2, Text: "a\nb\x00\"<", Current: 1, Total: 2, MS: 3, Error: "e", Pos: "D:1", Name: "n", Phase: progress.PhaseRun, State: progress.StateDone}
 	r.Event(want)
-	r.Event(Event{Time: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC), Kind: KindNote})
+	r.Event(Event{Time: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC), Kind: progress.KindNote})
 	lines := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
 	if len(lines) != 2 {
 		t.Fatalf("%d lines: %s", len(lines), b.String())
 	}
 	var got Event
-	if err := json.Unmarshal([]byte(lines[0]), &got); err != nil || got != want {
+	if err := json.Unmarshal([]byte(lines[0]), &got); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %v", got, err)
 	}
 }
@@ -129,7 +137,7 @@ func TestJSONRoundTrip(t *testing.T) {
 func TestConcurrentUse(t *testing.T) {
 	for _, mode := range []string{"plain", "json", "tty"} {
 		var b bytes.Buffer
-		r, err := New(&b, Options{Mode: mode, Now: time.Now, Width: func() int { return 80 }})
+		r, err := New(&b, Options{Mode: mode, Now: time.Now, Size: terminal80})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -175,16 +183,6 @@ func TestWriterFails(t *testing.T) {
 	}
 }
 
-// A nil sink drops events.
-func TestNilSink(t *testing.T) {
-	Sink(nil).Send(Event{})
-	n := 0
-	Sink(func(Event) { n++ }).Send(Event{})
-	if n != 1 {
-		t.Errorf("sink was called %d times", n)
-	}
-}
-
 // Text of foreign processes cannot control the terminal.
 func TestClean(t *testing.T) {
 	for in, want := range map[string]string{
@@ -218,6 +216,34 @@ func TestClean(t *testing.T) {
 	}
 }
 
+// Colours, and nothing else of what controls a terminal, may stay.
+func TestTint(t *testing.T) {
+	for in, want := range map[string]string{
+		"\x1b[1;31mred\x1b[0m":                       "\x1b[1;31mred\x1b[0m",
+		"\x1b[38:2::1:2:3mrgb":                       "\x1b[38:2::1:2:3mrgb\x1b[0m",
+		"\x1b[mplain":                                "\x1b[mplain\x1b[0m",
+		"\x1b[>4;2mkeys":                             "keys",
+		"\x1b[?4mprivate":                            "private",
+		"\x1b[1 mspaced":                             "spaced",
+		"\x1b[2J\x1b[H\x1b[31mred\x1b[10A":           "\x1b[31mred\x1b[0m",
+		"\x1b[?25l\x1b[?1049hfull\x1b[5;1H":          "full",
+		"\u009b31mc1":                                "c1",
+		"\x1b[" + strings.Repeat("1;", 40) + "mlong": "long",
+		"\x1b]8;;http://x\x1b\\link\x1b[4mu":         "link\x1b[4mu\x1b[0m",
+		"10%\r\x1b[32m100%":                          "\x1b[32m100%\x1b[0m",
+	} {
+		if got := Tint(in); got != want {
+			t.Errorf("Tint(%q) = %q, want %q", in, got, want)
+		}
+		if got, plain := Clean(Tint(in)), Clean(in); got != plain {
+			t.Errorf("Tint(%q) reads %q, not %q", in, got, plain)
+		}
+	}
+	if got := fit("\x1b[31mred and long\x1b[0m", 5); got != "\x1b[31mred …\x1b[0m" || textWidth(got) != 5 {
+		t.Errorf("fit = %q", got)
+	}
+}
+
 // Lines are cut to columns, not to bytes.
 func TestFit(t *testing.T) {
 	for _, tc := range []struct {
@@ -238,8 +264,8 @@ func TestFit(t *testing.T) {
 // Sizes have three or four digits.
 func TestSize(t *testing.T) {
 	for in, want := range map[int64]string{0: "0B", 999: "999B", 1000: "1.0kB", 999_949: "999.9kB", 999_950: "1.0MB", 40_100_000: "40.1MB", 5_000_000_000_000_000: "5000.0TB"} {
-		if got := size(in); got != want {
-			t.Errorf("size(%d) = %s, want %s", in, got, want)
+		if got := Bytes(in); got != want {
+			t.Errorf("Bytes(%d) = %s, want %s", in, got, want)
 		}
 	}
 }
@@ -253,6 +279,11 @@ func FuzzClean(f *testing.F) {
 		for _, r := range got {
 			if r < 0x20 || r >= 0x7f && r < 0xa0 || isBidi(r) {
 				t.Errorf("Clean(%q) = %q holds %U", s, got, r)
+			}
+		}
+		for _, seq := range strings.SplitAfter(Tint(s), "m") {
+			if i := strings.IndexByte(seq, 0x1b); i >= 0 && !isColor(seq[i:]) {
+				t.Errorf("Tint(%q) holds %q", s, seq)
 			}
 		}
 		if again := Clean(got); again != got {
