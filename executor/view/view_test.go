@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -92,6 +93,31 @@ func TestGolden(t *testing.T) {
 	golden(t, "events.jsonl", render(t, Options{Mode: "json"}))
 }
 
+// Another attempt of a build begins its steps anew.
+func TestAgain(t *testing.T) {
+	var b bytes.Buffer
+	r, err := New(&b, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range append(story()[:7], story()...) {
+		r.Event(e)
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(b.String(), " #1 load build context\n"); n != 2 {
+		t.Errorf("the first step is begun %d times in\n%s", n, b.String())
+	}
+	tr := newTree(style{}, at(0))
+	for _, e := range append(story()[:13], story()[:9]...) {
+		tr.add(e, at(5000), 80)
+	}
+	if got := tr.draw(at(5000), 79, 24); len(got) < 2 || !strings.Contains(got[0], "Building 5.0s  1/4 steps") || !strings.Contains(got[1], "RUN make  ") {
+		t.Errorf("the tree is\n%s", strings.Join(got, "\n"))
+	}
+}
+
 // Without a terminal, or a useful one, a live view falls back to plain lines.
 func TestFallBack(t *testing.T) {
 	want := render(t, Options{Mode: "plain"})
@@ -153,8 +179,10 @@ func TestConcurrentUse(t *testing.T) {
 		if err := errors.Join(r.Close(), r.Close()); err != nil {
 			t.Error(err)
 		}
-		if mode == "plain" && strings.Count(b.String(), "#1 load build context\n") != 1 {
-			t.Errorf("a step is not named once:\n%s", b.String())
+		for line := range strings.Lines(b.String()) {
+			if mode == "plain" && !regexp.MustCompile(`^   \d\.\d\d [#\[a-zA-Z0-9][^\x1b]*\n$`).MatchString(line) || mode == "json" && !json.Valid([]byte(line)) {
+				t.Errorf("%s: a line is %q", mode, line)
+			}
 		}
 	}
 }
