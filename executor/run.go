@@ -41,6 +41,10 @@ func (s *session) build(ctx context.Context) error {
 	if err != nil {
 		return fault(events.ClassPush, err)
 	}
+	defer client.Close()
+	if push != nil {
+		defer push.Close(ctx)
+	}
 	src, err := s.fetch(ctx)
 	if err != nil {
 		return errors.Join(checked(), fault(events.ClassSource, err))
@@ -260,12 +264,10 @@ func (s *session) imageForm(p *plan.Plan, opt *build.Options) (err error) {
 // uploader sends layers in the background. A layer that is still being written
 // can be read once only by the upload; should that break, the layer is sent
 // again in the end, when it is a file like any other.
-func (s *session) uploader(push *registry.Push) func(context.Context, v1.Layer) error {
-	return func(ctx context.Context, l v1.Layer) error {
+func (s *session) uploader(push *registry.Push) func(context.Context, v1.Layer, func(done, total int64)) error {
+	return func(ctx context.Context, l v1.Layer, told func(done, total int64)) error {
 		_, derr := l.Digest()
-		err := push.Upload(ctx, l, func(done, total int64) {
-			s.sink.Send(progress.Event{Time: s.p.now(), Kind: progress.KindBytes, Name: "push layer", Phase: progress.PhasePush, Current: done, Total: total})
-		})
+		err := push.Upload(ctx, l, told)
 		if err != nil && errors.Is(derr, stream.ErrNotComputed) && ctx.Err() == nil {
 			if _, now := l.Digest(); now == nil || errors.Is(now, stream.ErrNotComputed) {
 				s.note("a layer will be sent again: %v", err)

@@ -60,8 +60,9 @@ type Options struct {
 	Spool string
 	// Upload, if set, is given every layer of the result as soon as there is
 	// one, also while it is still being written. It is called concurrently,
-	// and for some layers more than once.
-	Upload func(ctx context.Context, l v1.Layer) error
+	// and for some layers more than once. told is to be told how many bytes
+	// were sent, and how many there are, 0 if that is not known yet.
+	Upload func(ctx context.Context, l v1.Layer, told func(done, total int64)) error
 	Cache  Cache // nil: nothing is cached
 	// CacheCopies says that COPY and ADD are cached as well as RUN.
 	CacheCopies, NoCacheRuns bool

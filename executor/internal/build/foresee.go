@@ -4,11 +4,13 @@ import (
 	"context"
 
 	"github.com/kilnhook/kiln/executor/internal/cache"
+	"github.com/kilnhook/kiln/executor/internal/progress"
 )
 
 // foreseen is what is known of an operation before anything is done.
 type foreseen struct {
 	key, layerKey cache.Key
+	inputs        *progress.Inputs
 	entry         cache.Entry // that the cache has, if it may have one
 }
 
@@ -71,7 +73,7 @@ func (s *stage) foreseeKeys() {
 		if s.advance(op) != nil {
 			return
 		}
-		s.ahead = append(s.ahead, foreseen{key: s.key, layerKey: s.layerKey})
+		s.ahead = append(s.ahead, foreseen{key: s.key, layerKey: s.layerKey, inputs: s.inputs})
 	}
 	s.foreseen = true
 }

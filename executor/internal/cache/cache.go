@@ -8,6 +8,7 @@ package cache
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,7 @@ import (
 
 	"github.com/kilnhook/kiln/executor/internal/image"
 	layers "github.com/kilnhook/kiln/executor/internal/layer"
+	"github.com/kilnhook/kiln/executor/internal/progress"
 )
 
 // Options of a cache. Now is required.
@@ -46,6 +48,8 @@ type Entry struct {
 	// Index opens the layer's index, as package layer has it; nil if the entry
 	// has none.
 	Index func() (io.ReadCloser, error)
+	// Contents says what is in the layer; nil if the entry does not say.
+	Contents *progress.Contents
 	// Empty says that the step made no layer.
 	Empty bool
 	// Created is when the entry was made.
@@ -174,7 +178,7 @@ func (c *Cache) get(ctx context.Context, k Key) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
-	e := Entry{Layer: l, Created: d.created}
+	e := Entry{Layer: l, Created: d.created, Contents: d.holds}
 	if d.index != nil {
 		e.Index = func() (io.ReadCloser, error) { return c.openIndex(ctx, k, *d.index) }
 	}
@@ -232,7 +236,8 @@ const (
 	annotationDiffID  = "dev.kilnhook.cache.diffid"
 	annotationCreated = "dev.kilnhook.cache.created"
 	annotationEmpty   = "dev.kilnhook.cache.empty"
-	annotationIndex   = "dev.kilnhook.cache.index" // the format of the index of the first layer, which the second holds
+	annotationHolds   = "dev.kilnhook.cache.contents" // progress.Contents of the layer as JSON
+	annotationIndex   = "dev.kilnhook.cache.index"    // the format of the index of the first layer, which the second holds
 )
 
 // entryImage makes the image of an entry.
@@ -249,6 +254,15 @@ func entryImage(k Key, l v1.Layer, meta Meta, now time.Time) (v1.Image, error) {
 		return nil, err
 	}
 	annotations[annotationDiffID] = diffID.String()
+	if c, ok := l.(interface{ Contents() *progress.Contents }); ok {
+		if held := c.Contents(); held != nil {
+			raw, err := json.Marshal(held)
+			if err != nil {
+				return nil, fmt.Errorf("describe layer: %w", err)
+			}
+			annotations[annotationHolds] = string(raw)
+		}
+	}
 	made, history := []v1.Layer{l}, []v1.History{{CreatedBy: meta.CreatedBy}}
 	if indexed, ok := l.(indexed); ok {
 		index, err := packIndex(indexed)
@@ -277,6 +291,7 @@ type described struct {
 	diffID  v1.Hash
 	created time.Time
 	empty   bool
+	holds   *progress.Contents // nil if it does not say
 }
 
 // parseManifest reads the manifest of the entry for k.
@@ -313,6 +328,10 @@ func parseManifest(raw []byte, k Key) (described, error) {
 	}
 	if d.layer = m.Layers[0]; format == layers.IndexFormat {
 		d.index = &m.Layers[1]
+	}
+	if held := (&progress.Contents{}); json.Unmarshal([]byte(m.Annotations[annotationHolds]), held) == nil {
+		held.Largest = held.Largest[:min(len(held.Largest), progress.MaxLargest)]
+		d.holds = held
 	}
 	if d.diffID, err = v1.NewHash(m.Annotations[annotationDiffID]); err != nil || !isSHA256(d.diffID) {
 		return bad("it has no diff id")

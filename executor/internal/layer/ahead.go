@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/kilnhook/kiln/executor/internal/progress"
 )
 
 // maxAhead is how many layers are fetched at once, that which is being read
@@ -18,13 +20,17 @@ const maxAhead = 4
 // FetchAhead returns layers that are fetched before they are read, some at a time
 // and in their order, into files in dir. The first is not: it is read at once.
 // stop ends what is being fetched and removes the files; the layers are of no use
-// afterwards.
-func FetchAhead(ctx context.Context, dir string, layers []v1.Layer) (ahead []v1.Layer, stop func()) {
+// afterwards. meter tells of each layer when it is pulled.
+func FetchAhead(ctx context.Context, dir string, layers []v1.Layer, meter progress.Meter) (ahead []v1.Layer, stop func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var work sync.WaitGroup
-	ahead = append(ahead, layers[:min(1, len(layers))]...)
+	if len(layers) == 0 {
+		return nil, func() { cancel(nil) }
+	}
+	ahead = append(ahead, pulled{layers[0], meter})
 	var spooled []*Blob
-	for _, l := range layers[len(ahead):] {
+	for _, l := range layers[1:] {
+		l = pulled{l, meter}
 		b, err := NewBlob(dir, Compression{})
 		if err != nil {
 			ahead = append(ahead, l) // read when it is its turn
@@ -54,6 +60,50 @@ func FetchAhead(ctx context.Context, dir string, layers []v1.Layer) (ahead []v1.
 			_ = os.Remove(b.path)
 		}
 	}
+}
+
+// pulled is a layer that tells when its bytes are fetched.
+type pulled struct {
+	v1.Layer
+	meter progress.Meter
+}
+
+// Compressed implements v1.Layer.
+func (p pulled) Compressed() (io.ReadCloser, error) {
+	name := ""
+	if h, err := p.Digest(); err == nil {
+		name = h.Hex[:min(12, len(h.Hex))]
+	}
+	end := p.meter.Begin(progress.PhasePull, name)
+	rc, err := p.Layer.Compressed()
+	if err != nil {
+		end(0, err)
+		return nil, err
+	}
+	return &pulling{ReadCloser: rc, end: end}, nil
+}
+
+// pulling counts what is read, up to the end, an error or Close.
+type pulling struct {
+	io.ReadCloser
+	end  func(bytes int64, err error)
+	read int64
+}
+
+func (p *pulling) Read(b []byte) (int, error) {
+	n, err := p.ReadCloser.Read(b)
+	p.read += int64(n)
+	if errors.Is(err, io.EOF) {
+		p.end(p.read, nil)
+	} else if err != nil {
+		p.end(p.read, err)
+	}
+	return n, err
+}
+
+func (p *pulling) Close() error {
+	p.end(p.read, nil)
+	return p.ReadCloser.Close()
 }
 
 // fetched is a layer that is, or will be, in a file.
