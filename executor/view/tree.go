@@ -3,6 +3,7 @@ package view
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,6 +30,7 @@ type tree struct {
 
 // branch is a stage, or what belongs to none.
 type branch struct {
+	id     string // of its first step
 	name   string
 	total  int // steps that it has; 0: it is no stage
 	over   int
@@ -108,18 +110,18 @@ func (t *tree) lookUp(id, name string, now time.Time) *node {
 		total, _ = strconv.Atoi(m[3])
 		stage, n.text = m[1], m[4]
 	}
-	n.branch = t.stage(stage, total)
+	n.branch = t.stage(id, stage, total)
 	return n
 }
 
 // stage finds a stage by its name. Two of the same name and length are one.
-func (t *tree) stage(name string, total int) *branch {
+func (t *tree) stage(id, name string, total int) *branch {
 	for _, b := range t.stages {
 		if b.name == name && b.total == total {
 			return b
 		}
 	}
-	b := &branch{name: name, total: total}
+	b := &branch{id: id, name: name, total: total}
 	t.stages = append(t.stages, b)
 	return b
 }
@@ -261,6 +263,12 @@ func (t *tree) draw(now time.Time, columns, rows int) []string {
 	if running == 0 || rows < 2 {
 		return nil
 	}
+	slices.SortStableFunc(shown, func(a, b *branch) int {
+		if a.total == 0 || b.total == 0 {
+			return a.total - b.total // what belongs to no stage comes first
+		}
+		return compareIDs(a.id, b.id)
+	})
 	head := t.style.bold("Building " + seconds(now.Sub(t.began)))
 	if total > 0 {
 		head += fmt.Sprintf("  %d/%d steps", over, total)
@@ -330,7 +338,7 @@ func (t *tree) entry(out []string, n *node, mark, rail string, now time.Time, co
 	}
 	out = append(out, join(mark+n.text, t.style.dim(right), columns))
 	for _, line := range n.lines[max(len(n.lines)-output, 0):] {
-		out = append(out, fit(rail+"  "+t.style.dim("│ ")+line, columns))
+		out = append(out, fit(rail+"  │ "+line, columns))
 	}
 	return out
 }

@@ -128,6 +128,7 @@ func TestFallBack(t *testing.T) {
 		"no size":  {Mode: "tty", Now: time.Now},
 		"pipe":     {Mode: "tty", Now: time.Now, Size: func() (int, int) { return 0, 0 }},
 		"low":      {Mode: "auto", Now: time.Now, Size: func() (int, int) { return 80, 3 }},
+		"dumb":     {Mode: "tty", Now: time.Now, Size: terminal80, Abilities: Abilities{Dumb: true}},
 		"narrow":   {Mode: "auto", Now: time.Now, Size: func() (int, int) { return 19, 24 }},
 	} {
 		if got := render(t, opt); got != want {
@@ -136,6 +137,33 @@ func TestFallBack(t *testing.T) {
 	}
 	if _, err := New(nil, Options{Mode: "fancy"}); err == nil || !strings.Contains(err.Error(), `"fancy" is unknown`) {
 		t.Errorf("error = %v", err)
+	}
+}
+
+// What terminals can is told by the environment.
+func TestAbilities(t *testing.T) {
+	for env, want := range map[string]Abilities{
+		"TERM=xterm-256color":            {Color: true, Reflow: true},
+		"TERM=xterm-256color NO_COLOR=1": {Reflow: true},
+		"TERM=xterm NO_COLOR=":           {Color: true, Reflow: true},
+		"TERM=dumb":                      {Dumb: true, Reflow: true},
+		"TERM=linux":                     {Color: true},
+		"TERM=xterm XTERM_VERSION=390":   {Color: true},
+		"TERM=rxvt-unicode":              {Color: true},
+		"TERM=screen STY=1.pts":          {Color: true},
+		"TERM=screen TMUX=x":             {Color: true, Reflow: true},
+	} {
+		got := AbilitiesOf(func(name string) string {
+			for kv := range strings.FieldsSeq(env) {
+				if v, ok := strings.CutPrefix(kv, name+"="); ok {
+					return v
+				}
+			}
+			return ""
+		})
+		if got != want {
+			t.Errorf("%s: %+v", env, got)
+		}
 	}
 }
 

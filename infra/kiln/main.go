@@ -57,11 +57,10 @@ func endAtOnce(tty show.Terminal) {
 	os.Exit(cmd.ExitFailed)
 }
 
-// terminal is the terminal at f, if it is one. NO_COLOR says that it shall have
-// no colours (no-color.org), TERM=dumb that it knows nothing but lines.
+// terminal is the terminal at f, if it is one.
 func terminal(f *os.File) show.Terminal {
 	fd := int(f.Fd())
-	if !term.IsTerminal(fd) || os.Getenv("TERM") == "dumb" {
+	if !term.IsTerminal(fd) {
 		return show.Terminal{}
 	}
 	size := func() (columns, rows int) {
@@ -71,7 +70,7 @@ func terminal(f *os.File) show.Terminal {
 		}
 		return columns, rows
 	}
-	return show.Terminal{Size: size, Color: os.Getenv("NO_COLOR") == ""}
+	return show.Terminal{Size: size, Abilities: view.AbilitiesOf(os.Getenv)}
 }
 
 // version is set by the linker.

@@ -17,7 +17,7 @@ type Log struct {
 // NewLog returns a Log on a screen, which is the log's until Close. mode is one
 // of view.Modes.
 func NewLog(s *Screen, mode string) (*Log, error) {
-	v, err := view.New(writer{s}, view.Options{Mode: mode, Size: s.term.Size, Now: s.now, Color: s.term.Color})
+	v, err := view.New(writer{s}, view.Options{Mode: mode, Size: s.term.Size, Now: s.now, Abilities: s.term.Abilities})
 	if err != nil {
 		return nil, err
 	}

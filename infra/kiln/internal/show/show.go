@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/executor/view"
 	"github.com/kilnhook/kiln/infra/local/api"
 	"github.com/kilnhook/kiln/infra/local/buildlog"
 	"github.com/kilnhook/kiln/infra/local/page"
@@ -22,8 +23,8 @@ const barEvery = 100 * time.Millisecond
 
 // Terminal is where a Screen writes to, if it is one.
 type Terminal struct {
-	Size  func() (columns, rows int) // nil: it is none
-	Color bool                       // it may have colours
+	Size func() (columns, rows int) // nil: it is none
+	view.Abilities
 }
 
 // Screen writes lines and, on a terminal, one bar below the last of them. It
@@ -58,7 +59,7 @@ func (s *Screen) Bar(label string, current, total int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
-	if s.term.Size == nil || s.drawn && now.Sub(s.last) < barEvery {
+	if s.term.Size == nil || s.term.Dumb || s.drawn && now.Sub(s.last) < barEvery {
 		return
 	}
 	s.last = now

@@ -10,6 +10,7 @@ import (
 
 	"github.com/kilnhook/kiln/e2e/screen"
 	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/executor/view"
 	"github.com/kilnhook/kiln/infra/local/api"
 )
 
@@ -40,7 +41,7 @@ func TestScreen(t *testing.T) {
 		}
 	}
 	tty := screen.New(60, 24)
-	play(New(tty, Terminal{Size: tty.Size, Color: true}, func() time.Time { return time.Date(2026, 1, 2, 3, 4, 7, 0, time.UTC) }))
+	play(New(tty, Terminal{Size: tty.Size, Abilities: view.Abilities{Color: true}}, func() time.Time { return time.Date(2026, 1, 2, 3, 4, 7, 0, time.UTC) }))
 	want := "sending\n   0.00 #1 FROM x\n   0.00 #1 red\n   1.00 #1 DONE 1.0s\n   2.00 note: no JSON\n"
 	if got := tty.Text(); got != want {
 		t.Errorf("on a terminal:\n%s", got)
