@@ -156,4 +156,4 @@ func (s *stage) build(ctx context.Context) error {
 }
 
 // errStopped is what is told of a step that was stopped for another's sake.
-var errStopped = errors.New("stopped, because something else failed")
+var errStopped = errors.New("stopped with the rest of the build")
