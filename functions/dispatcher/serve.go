@@ -33,9 +33,9 @@ type service struct {
 	cfg        config
 	ledger     store
 	ledgerURL  string
-	out        func(ctx context.Context, e event.Event) error // where events go
-	bus        *bus.Bus                                       // nil unless they go to the spool
-	webhooks   *bus.Webhooks                                  // of bus
+	out        func(ctx context.Context, e event.Event) error // where events go besides the spool; nil: nowhere
+	bus        *bus.Bus                                       // the spool; nil: there is none
+	webhooks   *bus.Webhooks                                  // of bus; nil if events go elsewhere
 	reports    *serving.Reports
 	metrics    *observe.Metrics
 	traces     *serving.Traces
@@ -150,11 +150,8 @@ func (s *service) close() error {
 
 // publish sends an event out, and what it is in CDEvents if that is wanted.
 func (s *service) publish(ctx context.Context, e event.Event) error {
-	if err := s.out(ctx, e); err != nil {
+	if err := s.send(ctx, e); err != nil {
 		return err
-	}
-	if s.bus == nil {
-		s.metrics.Event(e, 0)
 	}
 	if !s.cfg.clouds.cdevents {
 		return nil
@@ -164,7 +161,7 @@ func (s *service) publish(ctx context.Context, e event.Event) error {
 		return err
 	}
 	for _, m := range mirrored {
-		if err := s.out(ctx, m); err != nil {
+		if err := s.send(ctx, m); err != nil {
 			return err
 		}
 	}
