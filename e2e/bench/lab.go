@@ -10,7 +10,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/kilnhook/kiln/e2e/internal/baseimage"
 	"github.com/kilnhook/kiln/e2e/internal/buildkit"
@@ -29,7 +32,7 @@ type lab struct {
 	log    io.Writer
 
 	pushed map[string]bool
-	builds int
+	builds atomic.Int64
 	began  time.Time
 }
 
@@ -150,6 +153,9 @@ func (l *lab) compare(ctx context.Context, w workload) (_ map[string][]sample, e
 	for round := range rounds {
 		for i := range builders {
 			b := builders[(i+round)%len(builders)]
+			if round > 0 && b.name == w.once {
+				continue
+			}
 			s, err := l.once(ctx, w, b, host, round+1)
 			if err != nil {
 				return nil, fmt.Errorf("%s with %s: %w", w.name, b.name, err)
@@ -186,16 +192,25 @@ func (l *lab) fill(ctx context.Context, w workload, builders []builder) error {
 	if err := w.prepare(context, host, 0); err != nil {
 		return err
 	}
+	// Nothing is measured here, so two may build at a time.
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(2)
 	for _, b := range builders {
-		s, err := l.measure(ctx, measurement{builder: b, dir: dir, context: context, host: host, repository: seed(w, b), cached: true})
-		if err == nil && s.Failure != "" {
-			err = errors.New(s.Failure)
-		}
-		if err != nil {
-			return fmt.Errorf("fill the cache of %s with %s: %w", w.name, b.name, err)
-		}
-		l.say("%-12s first %-12s  %s", w.name, b.name, s)
+		g.Go(func() error {
+			s, err := l.measure(gctx, measurement{builder: b, dir: dir, context: context, host: host, repository: seed(w, b), cached: true})
+			if err == nil && s.Failure != "" {
+				err = errors.New(s.Failure)
+			}
+			if err != nil {
+				return fmt.Errorf("fill the cache of %s with %s: %w", w.name, b.name, err)
+			}
+			return nil
+		})
 	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	l.say("%-12s caches are filled", w.name)
 	if err := l.depot.settle(); err != nil {
 		return err
 	}
@@ -239,17 +254,18 @@ func (s sample) String() string {
 }
 
 // onceLimited builds a workload in one mode under the memory limit.
-func (l *lab) onceLimited(ctx context.Context, w workload, b builder) (sample, error) {
+func (l *lab) onceLimited(ctx context.Context, w workload, b builder) (s sample, err error) {
 	dir, err := l.stores.in(ctx, disk)
 	if err != nil {
 		return sample{}, err
 	}
-	context := filepath.Join(dir, "context")
+	name := strings.ReplaceAll(b.name, " ", "-")
+	context := filepath.Join(dir, "context-"+name)
 	if err := w.prepare(context, l.depot.host, 1); err != nil {
 		return sample{}, err
 	}
-	s, err := l.measure(ctx, measurement{
-		builder: b, dir: dir, context: context, host: l.depot.host, repository: repository("run"), cached: w.cached, limit: memoryLimit,
+	defer func() { err = errors.Join(err, os.RemoveAll(context)) }()
+	return l.measure(ctx, measurement{
+		builder: b, dir: dir, context: context, host: l.depot.host, repository: repository("run", name), cached: w.cached, limit: memoryLimit,
 	})
-	return s, errors.Join(err, l.depot.clear(repository("run")), os.RemoveAll(context))
 }

@@ -141,13 +141,13 @@ type measurement struct {
 // measure builds once. An error means that nothing could be measured; a build
 // that failed is a sample that says so.
 func (l *lab) measure(ctx context.Context, m measurement) (s sample, err error) {
-	l.builds++
-	dir := filepath.Join(m.dir, fmt.Sprintf("run%d", l.builds))
+	build := l.builds.Add(1)
+	dir := filepath.Join(m.dir, fmt.Sprintf("run%d", build))
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return s, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	group, err := cgroup.New(fmt.Sprintf("kiln-bench-%d-%d", os.Getpid(), l.builds))
+	group, err := cgroup.New(fmt.Sprintf("kiln-bench-%d-%d", os.Getpid(), build))
 	if err != nil {
 		return s, err
 	}
