@@ -226,6 +226,6 @@ func (l *lab) describe(ctx context.Context) machine {
 	return machine{
 		When: l.began, CPU: field("/proc/cpuinfo", "model name"), Cores: runtime.NumCPU(), MemoryGB: kilobytes / (1 << 20),
 		Kernel: command("uname", "-r"), Go: runtime.Version(), Commit: command("git", "describe", "--tags", "--always", "--dirty"),
-		Store: l.options.store, Peers: peers, Load: load,
+		Store: l.options.store, Peers: peers, Load: load, Process: os.Getpid(),
 	}
 }
