@@ -119,25 +119,23 @@ func execute(ctx context.Context, c *config, p process) int {
 	return status
 }
 
-// viewOptions are how this process shows a build on standard error. NO_COLOR
-// and TERM=dumb say what a terminal shall not get (no-color.org).
+// viewOptions are how this process shows a build on standard error.
 func (c *config) viewOptions(p process) view.Options {
-	variable := func(name string) string {
-		v, _ := p.lookup(name)
-		return v
-	}
 	size := func() (columns, rows int) {
 		columns, rows, err := term.GetSize(int(p.stderr.Fd()))
-		if err != nil || variable("TERM") == "dumb" {
+		if err != nil {
 			return 0, 0
 		}
 		return columns, rows
 	}
-	columns, _ := size()
-	return view.Options{
-		Mode: c.progressMode(), Size: size, Now: p.now, Stamp: c.logTimestamp,
-		Color: columns > 0 && variable("NO_COLOR") == "",
+	opt := view.Options{Mode: c.progressMode(), Size: size, Now: p.now, Stamp: c.logTimestamp}
+	if columns, _ := size(); columns > 0 {
+		opt.Abilities = view.AbilitiesOf(func(name string) string {
+			v, _ := p.lookup(name)
+			return v
+		})
 	}
+	return opt
 }
 
 // filter drops what the verbosity does not ask for. Failures and the result

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -153,14 +154,25 @@ func (p *Program) Wait(d time.Duration) (int, error) {
 	return 0, p.err
 }
 
-// Shows waits until the screen shows text, at most for d.
-func (p *Program) Shows(text string, d time.Duration) error {
-	for end := time.Now().Add(d); ; time.Sleep(20 * time.Millisecond) {
-		if strings.Contains(p.Text(), text) {
+// Shows waits until the text of the screen matches a regular expression, at most
+// for d and not longer than the program runs.
+func (p *Program) Shows(pattern string, d time.Duration) error {
+	want, err := regexp.Compile(pattern)
+	if err != nil {
+		return err
+	}
+	for end := time.Now().Add(d); ; time.Sleep(10 * time.Millisecond) {
+		over := time.Now().After(end)
+		select {
+		case <-p.done:
+			over = true
+		default:
+		}
+		if want.MatchString(p.Text()) {
 			return nil
 		}
-		if time.Now().After(end) {
-			return fmt.Errorf("%q is not shown after %s but\n%s", text, d, p.Text())
+		if over {
+			return fmt.Errorf("%q was not shown, but in the end\n%s", pattern, p.Text())
 		}
 	}
 }

@@ -77,6 +77,9 @@ func (a *account) row(id, name string) *row {
 func (a *account) step(e Event, took time.Duration) {
 	r := a.row(e.ID, e.Name)
 	if e.State == progress.StateStarted {
+		if r.over { // another attempt of the build begins it anew
+			*r = row{id: r.id, name: r.name}
+		}
 		return
 	}
 	r.over, r.took, r.cache, r.reason = true, took, e.Cache, Clean(e.Reason)

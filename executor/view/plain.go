@@ -29,6 +29,7 @@ type plainStep struct {
 	number  int
 	started time.Time
 	name    string // cleaned; "" until it is heard
+	over    bool
 }
 
 func newPlain(w io.Writer, opt Options) *plain {
@@ -82,6 +83,11 @@ func (p *plain) write(text []byte, at time.Time) {
 
 func (p *plain) step(b *bytes.Buffer, e Event) {
 	s := p.lookUp(b, e)
+	if s.over && e.State == progress.StateStarted { // another attempt of the build begins it anew
+		s.started = e.Time
+		fmt.Fprintf(b, "#%d %s\n", s.number, s.name)
+	}
+	s.over = e.State != progress.StateStarted
 	switch e.State {
 	case progress.StateDone:
 		fmt.Fprintf(b, "#%d DONE %s\n", s.number, seconds(s.took(e)))

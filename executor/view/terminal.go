@@ -145,8 +145,11 @@ func (t *terminal) draw(live bool) {
 }
 
 // height is how many rows the tree on the screen takes. A terminal that became
-// narrower since it was drawn has wrapped its lines.
+// narrower since it was drawn may have wrapped its lines.
 func (t *terminal) height(columns int) int {
+	if !t.opt.Reflow {
+		return len(t.drawn)
+	}
 	rows := 0
 	for _, width := range t.drawn {
 		rows += max(1, (width+columns-1)/columns)

@@ -22,7 +22,7 @@ type film struct {
 func newFilm(t *testing.T, columns, rows int, color bool) *film {
 	t.Helper()
 	scr := screen.New(columns, rows)
-	r, err := New(scr, Options{Mode: "tty", Now: time.Now, Size: scr.Size, Color: color})
+	r, err := New(scr, Options{Mode: "tty", Now: time.Now, Size: scr.Size, Abilities: Abilities{Color: color}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +179,7 @@ func TestLiveViewFits(t *testing.T) {
 func TestLiveViewResized(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFilm(t, 100, 20, false)
-		f.send(started("1.1", "[app 1/2] RUN a command of some length that is cut where there is no room for it", progress.PhaseRun), printed("1.1", "its output"))
+		f.send(done("1.0", "[app 1/2] FROM x", progress.PhaseExtract, 100), started("1.1", "[app 1/2] RUN a command of some length that is cut where there is no room for it", progress.PhaseRun), printed("1.1", "its output"))
 		f.wait(time.Second)
 		f.shot("wide", false)
 		f.screen.Resize(50, 10)
@@ -198,11 +198,15 @@ func TestLiveViewResized(t *testing.T) {
 // A terminal that wraps lines anew when it becomes narrower has more rows to go
 // up than were drawn.
 func TestHeightAfterWrapping(t *testing.T) {
-	v := &terminal{drawn: []int{99, 10, 0, 50}}
+	v := &terminal{drawn: []int{99, 10, 0, 50}, opt: Options{Abilities: Abilities{Reflow: true}}}
 	for columns, want := range map[int]int{100: 4, 99: 4, 98: 5, 50: 5, 49: 7, 10: 17} {
 		if got := v.height(columns); got != want {
 			t.Errorf("%d columns: %d rows, want %d", columns, got, want)
 		}
+	}
+	v.opt.Reflow = false
+	if got := v.height(10); got != 4 {
+		t.Errorf("without wrapping: %d rows", got)
 	}
 }
 

@@ -3,6 +3,7 @@ package view
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,11 +26,11 @@ type tree struct {
 	steps  map[string]*node
 	stages []*branch // in order of their first step
 	cached int       // steps
-	over   int       // steps of stages that are over
 }
 
 // branch is a stage, or what belongs to none.
 type branch struct {
+	id     string // of its first step
 	name   string
 	total  int // steps that it has; 0: it is no stage
 	over   int
@@ -52,12 +53,19 @@ func newTree(s style, now time.Time) *tree {
 	return &tree{style: s, began: now, steps: map[string]*node{}}
 }
 
-// stepName is the form of the names of steps: [stage n/of] text.
-var stepName = regexp.MustCompile(`^\[(.+) (\d+)/(\d+)\] (.*)$`)
+// stepName is the form of the names of steps: [stage n/of] text, or [n/of] text.
+var stepName = regexp.MustCompile(`^\[(?:(.+) )?(\d+)/(\d+)\] (.*)$`)
 
 // add takes what happened at now, and returns what is over with it: lines to be
 // kept, for a terminal of so many columns.
 func (t *tree) add(e Event, now time.Time, columns int) []string {
+	// A build that is joined late began before it was.
+	if !e.Time.IsZero() && e.Time.Before(now) {
+		now = e.Time
+	}
+	if now.Before(t.began) {
+		t.began = now
+	}
 	switch e.Kind {
 	case progress.KindStep:
 		return t.step(e, now, columns)
@@ -102,18 +110,18 @@ func (t *tree) lookUp(id, name string, now time.Time) *node {
 		total, _ = strconv.Atoi(m[3])
 		stage, n.text = m[1], m[4]
 	}
-	n.branch = t.stage(stage, total)
+	n.branch = t.stage(id, stage, total)
 	return n
 }
 
 // stage finds a stage by its name. Two of the same name and length are one.
-func (t *tree) stage(name string, total int) *branch {
+func (t *tree) stage(id, name string, total int) *branch {
 	for _, b := range t.stages {
 		if b.name == name && b.total == total {
 			return b
 		}
 	}
-	b := &branch{name: name, total: total}
+	b := &branch{id: id, name: name, total: total}
 	t.stages = append(t.stages, b)
 	return b
 }
@@ -121,6 +129,9 @@ func (t *tree) stage(name string, total int) *branch {
 func (t *tree) step(e Event, now time.Time, columns int) []string {
 	n := t.lookUp(e.ID, orElse(e.Name, e.ID), now)
 	if e.State == progress.StateStarted {
+		if n.over { // another attempt of the build begins it anew
+			n.branch.over--
+		}
 		if !n.running {
 			n.running, n.over, n.started = true, false, now
 			n.branch.active = append(n.branch.active, n)
@@ -148,10 +159,7 @@ func (t *tree) step(e Event, now time.Time, columns int) []string {
 }
 
 func (t *tree) end(n *node) {
-	if n.branch.total > 0 {
-		t.over++
-		n.branch.over++
-	}
+	n.branch.over++
 	n.over, n.running = true, false
 	kept := n.branch.active[:0]
 	for _, other := range n.branch.active {
@@ -186,7 +194,7 @@ func (t *tree) transfer(e Event, now time.Time) {
 	}
 	what := transfer(e, "")
 	if n != nil && n.branch.total > 0 {
-		what += fmt.Sprintf(" (%s %d/%d)", n.branch.name, n.number, n.branch.total)
+		what += " (" + n.branch.place(n.number) + ")"
 	}
 	key := func(total int64) string { return fmt.Sprintf("\x00%s\x00%s\x00%s\x00%d", e.ID, e.Phase, e.Name, total) }
 	if e.Total > 0 && e.Current >= e.Total {
@@ -223,6 +231,11 @@ func (t *tree) phase(e Event) {
 	}
 }
 
+// place is a stage's name, and how far in it something is.
+func (b *branch) place(number int) string {
+	return strings.TrimSpace(fmt.Sprintf("%s %d/%d", b.name, number, b.total))
+}
+
 // beyond is the name of a phase, unless it is what the step says anyway.
 func (n *node) beyond(p progress.Phase) string {
 	if n.branch.total == 0 || strings.HasPrefix(strings.ToLower(n.text), string(p)) {
@@ -236,9 +249,12 @@ func (n *node) beyond(p progress.Phase) string {
 func (t *tree) draw(now time.Time, columns, rows int) []string {
 	rows = min(rows, maxTree)
 	var shown []*branch
-	total, running := 0, 0
+	over, total, running := 0, 0, 0
 	for _, b := range t.stages {
-		total += b.total
+		if b.total > 0 {
+			over += b.over
+			total += b.total
+		}
 		running += len(b.active)
 		if len(b.active) > 0 {
 			shown = append(shown, b)
@@ -247,9 +263,15 @@ func (t *tree) draw(now time.Time, columns, rows int) []string {
 	if running == 0 || rows < 2 {
 		return nil
 	}
+	slices.SortStableFunc(shown, func(a, b *branch) int {
+		if a.total == 0 || b.total == 0 {
+			return a.total - b.total // what belongs to no stage comes first
+		}
+		return compareIDs(a.id, b.id)
+	})
 	head := t.style.bold("Building " + seconds(now.Sub(t.began)))
 	if total > 0 {
-		head += fmt.Sprintf("  %d/%d steps", t.over, total)
+		head += fmt.Sprintf("  %d/%d steps", over, total)
 	}
 	if t.cached > 0 {
 		head += fmt.Sprintf("  %d cached", t.cached)
@@ -277,11 +299,11 @@ func (t *tree) body(shown []*branch, now time.Time, columns, output int) []strin
 		}
 		label := ""
 		if b.total > 0 {
-			label = t.style.blue(fmt.Sprintf("%s %d/%d", b.name, b.over, b.total))
+			label = t.style.blue(b.place(b.over))
 		}
 		if label != "" && len(b.active) == 1 {
 			n := b.active[0]
-			label = t.style.blue(fmt.Sprintf("%s %d/%d", b.name, n.number, b.total)) + "  "
+			label = t.style.blue(b.place(n.number)) + "  "
 			out = t.entry(out, n, mark+label, rail, now, columns, output)
 			continue
 		}
@@ -316,7 +338,7 @@ func (t *tree) entry(out []string, n *node, mark, rail string, now time.Time, co
 	}
 	out = append(out, join(mark+n.text, t.style.dim(right), columns))
 	for _, line := range n.lines[max(len(n.lines)-output, 0):] {
-		out = append(out, fit(rail+"  "+t.style.dim("│ ")+line, columns))
+		out = append(out, fit(rail+"  │ "+line, columns))
 	}
 	return out
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -40,9 +41,28 @@ type Options struct {
 	// seconds since the build began. There is no live view then, and JSON has
 	// the time anyway.
 	Stamp bool
+	Abilities
+}
+
+// Abilities are what a terminal can and may do.
+type Abilities struct {
+	// Dumb knows nothing but lines.
+	Dumb bool
 	// Color allows colours: our own, and those in what a RUN prints. All other
 	// control characters are removed from that whatever Color says.
 	Color bool
+	// Reflow wraps lines anew when it becomes narrower.
+	Reflow bool
+}
+
+// AbilitiesOf says what the environment does of the terminal: TERM, NO_COLOR
+// (no-color.org), and which programs set that do not wrap lines anew: the
+// kernel's console, xterm, rxvt and GNU screen.
+func AbilitiesOf(getenv func(string) string) Abilities {
+	term := getenv("TERM")
+	rigid := getenv("XTERM_VERSION") != "" || getenv("STY") != "" || term == "linux" || strings.HasPrefix(term, "rxvt")
+	dumb := term == "dumb"
+	return Abilities{Dumb: dumb, Color: !dumb && getenv("NO_COLOR") == "", Reflow: !rigid}
 }
 
 // Modes are the ways to show a build: auto is tty where Size says that there is
@@ -74,7 +94,7 @@ func New(w io.Writer, opt Options) (Renderer, error) {
 
 // live reports whether a live view can be had.
 func (o Options) live() bool {
-	if o.Stamp || o.Now == nil || o.Size == nil {
+	if o.Stamp || o.Dumb || o.Now == nil || o.Size == nil {
 		return false
 	}
 	columns, rows := o.Size()

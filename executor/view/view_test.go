@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -92,6 +93,31 @@ func TestGolden(t *testing.T) {
 	golden(t, "events.jsonl", render(t, Options{Mode: "json"}))
 }
 
+// Another attempt of a build begins its steps anew.
+func TestAgain(t *testing.T) {
+	var b bytes.Buffer
+	r, err := New(&b, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range append(story()[:7], story()...) {
+		r.Event(e)
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(b.String(), " #1 load build context\n"); n != 2 {
+		t.Errorf("the first step is begun %d times in\n%s", n, b.String())
+	}
+	tr := newTree(style{}, at(0))
+	for _, e := range append(story()[:13], story()[:9]...) {
+		tr.add(e, at(5000), 80)
+	}
+	if got := tr.draw(at(5000), 79, 24); len(got) < 2 || !strings.Contains(got[0], "Building 5.0s  1/4 steps") || !strings.Contains(got[1], "RUN make  ") {
+		t.Errorf("the tree is\n%s", strings.Join(got, "\n"))
+	}
+}
+
 // Without a terminal, or a useful one, a live view falls back to plain lines.
 func TestFallBack(t *testing.T) {
 	want := render(t, Options{Mode: "plain"})
@@ -102,6 +128,7 @@ func TestFallBack(t *testing.T) {
 		"no size":  {Mode: "tty", Now: time.Now},
 		"pipe":     {Mode: "tty", Now: time.Now, Size: func() (int, int) { return 0, 0 }},
 		"low":      {Mode: "auto", Now: time.Now, Size: func() (int, int) { return 80, 3 }},
+		"dumb":     {Mode: "tty", Now: time.Now, Size: terminal80, Abilities: Abilities{Dumb: true}},
 		"narrow":   {Mode: "auto", Now: time.Now, Size: func() (int, int) { return 19, 24 }},
 	} {
 		if got := render(t, opt); got != want {
@@ -110,6 +137,33 @@ func TestFallBack(t *testing.T) {
 	}
 	if _, err := New(nil, Options{Mode: "fancy"}); err == nil || !strings.Contains(err.Error(), `"fancy" is unknown`) {
 		t.Errorf("error = %v", err)
+	}
+}
+
+// What terminals can is told by the environment.
+func TestAbilities(t *testing.T) {
+	for env, want := range map[string]Abilities{
+		"TERM=xterm-256color":            {Color: true, Reflow: true},
+		"TERM=xterm-256color NO_COLOR=1": {Reflow: true},
+		"TERM=xterm NO_COLOR=":           {Color: true, Reflow: true},
+		"TERM=dumb":                      {Dumb: true, Reflow: true},
+		"TERM=linux":                     {Color: true},
+		"TERM=xterm XTERM_VERSION=390":   {Color: true},
+		"TERM=rxvt-unicode":              {Color: true},
+		"TERM=screen STY=1.pts":          {Color: true},
+		"TERM=screen TMUX=x":             {Color: true, Reflow: true},
+	} {
+		got := AbilitiesOf(func(name string) string {
+			for kv := range strings.FieldsSeq(env) {
+				if v, ok := strings.CutPrefix(kv, name+"="); ok {
+					return v
+				}
+			}
+			return ""
+		})
+		if got != want {
+			t.Errorf("%s: %+v", env, got)
+		}
 	}
 }
 
@@ -153,8 +207,10 @@ func TestConcurrentUse(t *testing.T) {
 		if err := errors.Join(r.Close(), r.Close()); err != nil {
 			t.Error(err)
 		}
-		if mode == "plain" && strings.Count(b.String(), "#1 load build context\n") != 1 {
-			t.Errorf("a step is not named once:\n%s", b.String())
+		for line := range strings.Lines(b.String()) {
+			if mode == "plain" && !regexp.MustCompile(`^   \d\.\d\d [#\[a-zA-Z0-9][^\x1b]*\n$`).MatchString(line) || mode == "json" && !json.Valid([]byte(line)) {
+				t.Errorf("%s: a line is %q", mode, line)
+			}
 		}
 	}
 }
