@@ -123,7 +123,7 @@ const manyBuilds = 100_000
 func writeLedger(tb testing.TB, n int) *ledger.Dir {
 	tb.Helper()
 	// In memory if that can be: it is the reading that is measured.
-	dir, err := os.MkdirTemp("/dev/shm", "kiln-ledger-*")
+	dir, err := os.MkdirTemp("/dev/shm", "kiln-ledger-*") //nolint:usetesting // in memory
 	if err != nil {
 		dir = tb.TempDir()
 	}

@@ -57,7 +57,7 @@ func legend() []option {
 	}
 }
 
-// lane is where bars of a kind are drawn: what may go on beside others has lanes of
+// lane is where bars of a kind are drawn in a row of 24 pixels: what may go on beside others has lanes of
 // its own.
 func lane(kind string) (class string, y, h int) {
 	switch kind {
@@ -74,9 +74,6 @@ func lane(kind string) (class string, y, h int) {
 	}
 	return "load", 6, 9
 }
-
-// rowHeight is the height of a row of the timeline in pixels.
-const rowHeight = 24
 
 // timeline lays out the steps of a build over the time that it took so far.
 func (c *Console) timeline(b build, steps []step, before *story) ([]stepView, []tick) {
