@@ -156,7 +156,7 @@ func (s *service) publish(ctx context.Context, e event.Event) error {
 		return err
 	}
 	if s.console != nil {
-		s.console.Note(ctx, e)
+		s.console.Note(e)
 	}
 	if !s.cfg.clouds.cdevents {
 		return nil

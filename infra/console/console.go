@@ -22,6 +22,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
@@ -101,7 +102,18 @@ type Console struct {
 	stories *stories
 	pages   map[string]*template.Template
 	assets  map[string]asset
+	notes   chan note
 }
+
+// note is that something was told of a build.
+type note struct {
+	id      string
+	started time.Time // zero if that was not told
+}
+
+// maxNotes is how many notes wait to be looked into. Beyond them the next refresh
+// sees what there is.
+const maxNotes = 4096
 
 // New prepares a console. Nothing is read before Run.
 func New(cfg Config) (*Console, error) {
@@ -111,7 +123,7 @@ func New(cfg Config) (*Console, error) {
 	if cfg.MaxUpload <= 0 {
 		cfg.MaxUpload = 1 << 30
 	}
-	c := &Console{cfg: cfg, index: newIndex(cfg.Ledger, cfg.Log.Warn), stories: &stories{byID: map[string]*story{}}}
+	c := &Console{cfg: cfg, index: newIndex(cfg.Ledger, cfg.Log.Warn), stories: &stories{byID: map[string]*story{}}, notes: make(chan note, maxNotes)}
 	if err := c.parse(); err != nil {
 		return nil, fmt.Errorf("open console: %w", err)
 	}
@@ -124,6 +136,9 @@ const refreshEvery = time.Minute
 // Run reads the ledger, the newest builds first, and again every now and then,
 // until ctx is done. Pages are served meanwhile.
 func (c *Console) Run(ctx context.Context) error {
+	var following sync.WaitGroup
+	defer following.Wait()
+	following.Go(func() { c.follow(ctx) })
 	ticker := time.NewTicker(refreshEvery)
 	defer ticker.Stop()
 	for {
@@ -138,9 +153,23 @@ func (c *Console) Run(ctx context.Context) error {
 	}
 }
 
+// follow looks into what was noted until ctx is done.
+func (c *Console) follow(ctx context.Context) {
+	for {
+		select {
+		case n := <-c.notes:
+			if err := c.index.note(ctx, n.id, n.started); err != nil && !errors.Is(err, fs.ErrNotExist) && ctx.Err() == nil {
+				c.cfg.Log.Warn("read a build for the page", "build", n.id, "err", err)
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // Note is to be told of every event that is published: the build that it is about
-// is read again.
-func (c *Console) Note(ctx context.Context, e event.Event) {
+// is read again, soon and by Run. It does not block.
+func (c *Console) Note(e event.Event) {
 	id, _ := e.Extensions()[events.ExtBuildID].(string)
 	if !events.IsBuildID(id) {
 		return
@@ -149,8 +178,9 @@ func (c *Console) Note(ctx context.Context, e event.Event) {
 	if e.Type() == events.TypeBuildStarted {
 		started = e.Time()
 	}
-	if err := c.index.note(ctx, id, started); err != nil && !errors.Is(err, fs.ErrNotExist) && ctx.Err() == nil {
-		c.cfg.Log.Warn("read a build for the page", "build", id, "err", err)
+	select {
+	case c.notes <- note{id, started}:
+	default: // the next refresh sees it
 	}
 }
 

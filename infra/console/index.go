@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unique"
 
 	"golang.org/x/sync/errgroup"
 
@@ -22,14 +23,14 @@ import (
 // summary is what lists and trends show of a build. A build whose Outcome is empty
 // has not ended.
 type summary struct {
-	ID, Tenant, Trigger, Group string
-	Kind, Location, Name, Rev  string // of the change
-	Image                      string // repository
-	Outcome                    events.Outcome
-	Reason, Digest             string
-	Size                       int64 // bytes, compressed
-	Hits, Misses               int   // of the cache
-	Requested, Started, Ended  time.Time
+	ID, Tenant, Trigger       string
+	Kind, Location, Name, Rev string // of the change
+	Image                     string // repository
+	Outcome                   events.Outcome
+	Reason, Digest            string
+	Size                      int64 // bytes, compressed
+	Hits, Misses              int   // of the cache
+	Requested, Started, Ended time.Time
 
 	search string // lower case
 }
@@ -50,6 +51,7 @@ type entry struct {
 	key string // in the ledger's index
 	id  string
 	sum *summary // nil until it was read
+	seq uint64   // of the note that made it known, if one did
 }
 
 // index knows all builds of a ledger, newest first, so that a list need not read
@@ -62,6 +64,7 @@ type index struct {
 	entries  []*entry // by key: newest first
 	byID     map[string]*entry
 	triggers map[string]bool
+	seq      uint64       // of the last note
 	unread   atomic.Int64 // entries without a summary
 	listed   atomic.Bool  // the ledger was listed once
 }
@@ -76,12 +79,10 @@ const readers = 8
 // refresh lists the ledger and reads what is new there, newest first, and what had
 // not ended.
 func (x *index) refresh(ctx context.Context) error {
-	keys, err := x.ledger.List(ctx, record.IndexPrefix, "", 0)
+	todo, err := x.list(ctx)
 	if err != nil {
-		return fmt.Errorf("list builds: %w", err)
+		return err
 	}
-	todo := x.merge(keys)
-	x.listed.Store(true)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(readers)
 	for _, e := range todo {
@@ -90,10 +91,32 @@ func (x *index) refresh(ctx context.Context) error {
 	return group.Wait()
 }
 
-// merge takes over what the ledger has, and returns what is to be read.
-func (x *index) merge(keys []string) (todo []*entry) {
+// list lists the ledger, and returns what is to be read of it.
+func (x *index) list(ctx context.Context) (todo []*entry, err error) {
+	x.mu.RLock()
+	seq := x.seq
+	x.mu.RUnlock()
+	keys, err := x.ledger.List(ctx, record.IndexPrefix, "", 0)
+	if err != nil {
+		return nil, fmt.Errorf("list builds: %w", err)
+	}
+	todo = x.merge(keys, seq)
+	x.listed.Store(true)
+	return todo, nil
+}
+
+// merge takes over what the ledger had after the note seq. What was noted since may
+// not be among it.
+func (x *index) merge(keys []string, seq uint64) (todo []*entry) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	for _, e := range x.entries {
+		if e.seq > seq {
+			if at, there := slices.BinarySearch(keys, e.key); !there {
+				keys = slices.Insert(keys, at, e.key)
+			}
+		}
+	}
 	known := make(map[string]*entry, len(x.entries))
 	for _, e := range x.entries {
 		known[e.key] = e
@@ -164,10 +187,11 @@ func loadSummary(ctx context.Context, l Ledger, id string) (*summary, error) {
 
 func summarise(req events.Request, res events.Result) *summary {
 	c := req.Change
+	one := func(text string) string { return unique.Make(text).Value() } // many builds have the same
 	s := &summary{
-		ID: req.BuildID, Tenant: req.Tenant, Trigger: req.Trigger, Group: req.Group, Kind: c.Kind, Location: c.Location, Name: c.Name,
-		Rev: cmp.Or(c.Revision(), c.Generation), Image: req.Image, Requested: req.RequestedAt,
-		Outcome: res.Outcome, Reason: events.CleanText(cmp.Or(res.Message, res.Reason), events.MaxReason), Digest: res.Digest, Size: res.Size,
+		ID: req.BuildID, Tenant: one(req.Tenant), Trigger: one(req.Trigger), Kind: one(c.Kind), Location: one(c.Location), Name: one(c.Name),
+		Rev: cmp.Or(c.Revision(), c.Generation), Image: one(req.Image), Requested: req.RequestedAt,
+		Outcome: events.Outcome(one(string(res.Outcome))), Reason: events.CleanText(cmp.Or(res.Message, res.Reason), events.MaxReason), Digest: res.Digest, Size: res.Size,
 		Hits: res.Cache.Hits, Misses: res.Cache.Misses, Started: res.StartedAt, Ended: res.FinishedAt,
 	}
 	s.search = strings.ToLower(strings.Join([]string{s.ID, s.Trigger, s.Location, s.Name, s.Rev, s.Image, s.Digest, string(s.Outcome), s.Reason}, "\n"))
@@ -189,9 +213,10 @@ func (x *index) note(ctx context.Context, id string, started time.Time) error {
 	key := record.IndexKey(req)
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.seq++
 	e := x.byID[id]
 	if e == nil {
-		e = &entry{key: key, id: id}
+		e = &entry{key: key, id: id, seq: x.seq}
 		at := sort.Search(len(x.entries), func(i int) bool { return x.entries[i].key >= key })
 		x.entries = slices.Insert(x.entries, at, e)
 		x.byID[id] = e

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/kilnhook/kiln/events"
-	"github.com/kilnhook/kiln/functions/record"
 	"github.com/kilnhook/kiln/infra/local/buildlog"
 )
 
@@ -55,13 +54,8 @@ func (c *Console) serveList(w http.ResponseWriter, r *http.Request) error {
 	}
 	if !c.index.listed.Load() {
 		// The first to come while the ledger is read for the first time.
-		keys, err := c.index.ledger.List(r.Context(), record.IndexPrefix, "", 0)
-		if err != nil {
+		if _, err := c.index.list(r.Context()); err != nil {
 			return err
-		}
-		if !c.index.listed.Load() {
-			c.index.merge(keys)
-			c.index.listed.Store(true)
 		}
 	}
 	f, err := c.index.find(r.Context(), q)

@@ -290,7 +290,7 @@ func (s *Stack) publish(ctx context.Context, e event.Event) error {
 	place, err := s.bus.Publish(ctx, e)
 	if err == nil {
 		s.metrics.Event(e, place)
-		s.console.Note(ctx, e)
+		s.console.Note(e)
 	}
 	return err
 }
