@@ -469,8 +469,9 @@ func (r errReader) Read([]byte) (int, error) { return 0, r.err }
 
 // Compressed data that asks for much memory is refused.
 func TestMemoryLimits(t *testing.T) {
+	const window = 128 << 20
 	plain := tarOf(t, tar.Header{Name: "a", Size: 1000})
-	cfg := xz.WriterConfig{DictCap: maxWindow + 1<<20}
+	cfg := xz.WriterConfig{DictCap: window + 1<<20}
 	var out bytes.Buffer
 	w, err := cfg.NewWriter(&out)
 	if err != nil {
@@ -482,7 +483,7 @@ func TestMemoryLimits(t *testing.T) {
 		t.Errorf("xz: error = %v", err)
 	}
 	var z bytes.Buffer
-	zw, err := zstd.NewWriter(&z, zstd.WithWindowSize(2*maxWindow), zstd.WithSingleSegment(false))
+	zw, err := zstd.NewWriter(&z, zstd.WithWindowSize(2*window), zstd.WithSingleSegment(false))
 	if err != nil {
 		t.Fatal(err)
 	}
