@@ -18,12 +18,12 @@ import (
 // the file system.
 type devices struct {
 	mu   sync.Mutex
-	told map[uint64]bool
+	told map[uint32]bool
 }
 
 // honest tells whether the ctimes of a file system tell everything. It is
 // measured in dir, a directory on it, which is afterwards as it was.
-func (d *devices) honest(ctx context.Context, dev uint64, dir string) (bool, error) {
+func (d *devices) honest(ctx context.Context, dev uint32, dir string) (bool, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if told, known := d.told[dev]; known {
@@ -45,7 +45,7 @@ func (d *devices) honest(ctx context.Context, dev uint64, dir string) (bool, err
 	}
 	_ = unix.UtimesNanoAt(unix.AT_FDCWD, dir, []unix.Timespec{before.Atim, before.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
 	if d.told == nil {
-		d.told = map[uint64]bool{}
+		d.told = map[uint32]bool{}
 	}
 	d.told[dev] = told
 	return told, nil

@@ -344,7 +344,7 @@ func TestUnpackBrokenInput(t *testing.T) {
 		"cut zstd":              {zst[:len(zst)-20], ErrTruncated, "truncated: the zstd data ends too early"},
 		"cut xz":                {x[:len(x)-40], ErrTruncated, "truncated: the xz data ends too early"},
 		"bad gzip checksum":     {flipped, nil, "corrupt gzip data"},
-		"bad bzip2":             {append([]byte("BZh9"), noise...), nil, "corrupt bzip2 data"},
+		"bad bzip2":             {append([]byte("BZh91AY&SY"), noise...), nil, "corrupt bzip2 data"},
 		"corrupt in the middle": {append(bytes.Clone(plain[:2048]), noise...), nil, `corrupt tar archive after entry "one"`},
 	} {
 		t.Run(name, func(t *testing.T) {
