@@ -1,9 +1,6 @@
 package events
 
-import (
-	"strings"
-	"time"
-)
+import "time"
 
 // BuildInfo describes the build in the data of every event about one.
 type BuildInfo struct {
@@ -133,14 +130,22 @@ func imageInfo(req Request) *ImageInfo {
 	if req.Image == "" {
 		return nil
 	}
-	return &ImageInfo{Repository: req.Image, Tags: req.Tags}
+	image := &ImageInfo{Repository: req.Image, Tags: req.Tags}
+	for _, p := range req.Platforms {
+		if info, ok := NewPlatformInfo(p, ""); ok {
+			image.Platforms = append(image.Platforms, info)
+		}
+	}
+	return image
 }
 
 func platforms(res Result) []PlatformInfo {
-	os, rest, ok := strings.Cut(res.Platform, "/")
+	if len(res.Platforms) > 0 {
+		return res.Platforms
+	}
+	one, ok := NewPlatformInfo(res.Platform, res.Digest)
 	if !ok {
 		return nil
 	}
-	arch, variant, _ := strings.Cut(rest, "/")
-	return []PlatformInfo{{OS: os, Arch: arch, Variant: variant, Digest: res.Digest}}
+	return []PlatformInfo{one}
 }

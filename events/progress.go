@@ -35,4 +35,6 @@ type Progress struct {
 	MS      int64     `json:"ms,omitempty"`      // milliseconds the step took
 	Error   string    `json:"error,omitempty"`   // why it failed
 	Pos     string    `json:"pos,omitempty"`     // "Dockerfile:7"
+
+	Platform string `json:"platform,omitempty"` // which it is about, in a build for several
 }
