@@ -110,6 +110,7 @@ processes or on a cluster, and tells a sink what became of them.
                          Knative's GitHubSource and GitLabSource, CDEvents;
                          Pub/Sub push
   POST /v1/builds        asks for a build: {"repo", "ref"} or {"bucket", "object", "generation"}
+  GET  /v1/builds, /v1/builds/ID   what was built, newest first
   POST /v1/builds/ID/rebuild, /v1/builds/ID/cancel
   GET  /v1/deadletters   what could not be understood
   GET  /events           what happens, as server-sent events, where there is a spool

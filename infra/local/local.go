@@ -229,7 +229,7 @@ func (s *Stack) openBuilds(ctx context.Context) (err error) {
 	secrets := s.cfg.Secrets
 	s.dispatcher, err = dispatch.New(dispatch.Config{
 		Ledger: s.ledger, Triggers: set, Launcher: serving.Launcher{L: s.launcher}, Publish: s.publish, Install: s.install,
-		Context: s.contextOf, ResolveRef: s.resolveRef, Finisher: s.finisher, Repositories: s.repositories,
+		Context: s.contextOf, ResolveRef: s.resolveRef, Finisher: s.finisher, Repositories: s.repositories, Describe: s.describe,
 		GitHubSecrets: secrets.GitHub, GitLabSecrets: secrets.GitLab, GiteaSecrets: secrets.Gitea, Bitbucket: secrets.Bitbucket, Tokens: secrets.Tokens,
 		Now: s.cfg.Now, Log: s.cfg.Log,
 	})

@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/executor/view"
 	"github.com/kilnhook/kiln/infra/local/api"
 	"github.com/kilnhook/kiln/infra/local/buildlog"
 	"github.com/kilnhook/kiln/infra/local/page"
@@ -20,12 +21,18 @@ import (
 // barEvery is how often a bar is drawn at most.
 const barEvery = 100 * time.Millisecond
 
+// Terminal is where a Screen writes to, if it is one.
+type Terminal struct {
+	Size func() (columns, rows int) // nil: it is none
+	view.Abilities
+}
+
 // Screen writes lines and, on a terminal, one bar below the last of them. It
 // is safe for concurrent use.
 type Screen struct {
-	out   io.Writer
-	width func() int // columns of the terminal; nil if out is none
-	now   func() time.Time
+	out  io.Writer
+	term Terminal
+	now  func() time.Time
 
 	mu    sync.Mutex
 	drawn bool // a bar stands below the last line
@@ -33,14 +40,10 @@ type Screen struct {
 	err   error
 }
 
-// New returns a Screen on out. width tells the terminal's columns and is nil if
-// out is no terminal.
-func New(out io.Writer, width func() int, now func() time.Time) *Screen {
-	return &Screen{out: out, width: width, now: now}
+// New returns a Screen on out.
+func New(out io.Writer, term Terminal, now func() time.Time) *Screen {
+	return &Screen{out: out, term: term, now: now}
 }
-
-// Terminal reports whether bars are drawn.
-func (s *Screen) Terminal() bool { return s.width != nil }
 
 // Line writes one line above the bar.
 func (s *Screen) Line(format string, args ...any) {
@@ -56,11 +59,12 @@ func (s *Screen) Bar(label string, current, total int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
-	if s.width == nil || s.drawn && now.Sub(s.last) < barEvery {
+	if s.term.Size == nil || s.term.Dumb || s.drawn && now.Sub(s.last) < barEvery {
 		return
 	}
 	s.last = now
-	s.write("\r\x1b[K" + bar(label, current, total, s.width()))
+	columns, _ := s.term.Size()
+	s.write("\r\x1b[K" + bar(label, current, total, columns))
 	s.drawn = true
 }
 
@@ -112,28 +116,6 @@ func (s *Screen) Err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.err
-}
-
-// Log shows a build's log as it comes.
-type Log struct {
-	screen *Screen
-	reader buildlog.Reader
-}
-
-// NewLog returns a Log on a screen.
-func NewLog(screen *Screen) *Log { return &Log{screen: screen} }
-
-// Add shows one line of the log.
-func (l *Log) Add(line []byte) error {
-	p := buildlog.Parse(line)
-	lines := l.reader.Add(p)
-	if p.Kind == events.ProgressBytes {
-		l.screen.Bar(l.reader.Label(p), p.Current, p.Total)
-	}
-	for _, text := range lines {
-		l.screen.Line("%s", text)
-	}
-	return l.screen.Err()
 }
 
 // Builds writes a table of builds.

@@ -1,9 +1,7 @@
-package progress
+package view
 
 import (
-	"fmt"
 	"strings"
-	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -19,19 +17,30 @@ const tabStop = 8
 // that are no UTF-8 become U+FFFD. Of a line that was overwritten with carriage
 // returns, as progress bars are, the last version remains. The result holds no
 // newline.
-func Clean(line string) string {
+func Clean(line string) string { return clean(line, false) }
+
+// Tint is Clean but for colours, bold and their like (SGR of ECMA-48): those
+// stay, and end with the line.
+func Tint(line string) string { return clean(line, true) }
+
+func clean(line string, tint bool) string {
 	line = lastVersion(line)
 	if isPlain(line) {
 		return line
 	}
 	var b strings.Builder
 	b.Grow(len(line))
-	column := 0
+	column, open := 0, false
 	for i := 0; i < len(line); {
 		r, size := utf8.DecodeRuneInString(line[i:])
 		switch {
 		case r == 0x1b || r == 0x9b:
-			i += escapeLength(line[i:])
+			n := escapeLength(line[i:])
+			if tint && isColor(line[i:i+n]) {
+				b.WriteString(line[i : i+n])
+				open = true
+			}
+			i += n
 			continue
 		case r == '\t':
 			n := tabStop - column%tabStop
@@ -44,7 +53,23 @@ func Clean(line string) string {
 		}
 		i += size
 	}
+	if open && !strings.HasSuffix(b.String(), reset) {
+		b.WriteString(reset)
+	}
 	return b.String()
+}
+
+// maxColor is the length of the longest sequence of colours that is believed.
+const maxColor = 64
+
+// isColor reports whether an escape sequence is one of SGR: parameters of digits
+// alone, so none of a terminal's own (CSI > … m changes what keys send).
+func isColor(seq string) bool {
+	inner, ok := strings.CutPrefix(seq, "\x1b[")
+	if ok {
+		inner, ok = strings.CutSuffix(inner, "m")
+	}
+	return ok && len(seq) <= maxColor && strings.Trim(inner, "0123456789;:") == ""
 }
 
 // lastVersion is what stands after the last carriage return that is followed
@@ -136,10 +161,17 @@ func runeWidth(r rune) int {
 	return 1
 }
 
+// textWidth is the number of columns that clean text takes; colours take none.
 func textWidth(s string) int {
 	n := 0
-	for _, r := range s {
+	for i := 0; i < len(s); {
+		r, size := utf8.DecodeRuneInString(s[i:])
+		if r == 0x1b {
+			i += escapeLength(s[i:])
+			continue
+		}
 		n += runeWidth(r)
+		i += size
 	}
 	return n
 }
@@ -153,34 +185,18 @@ func fit(s string, columns int) string {
 		return ""
 	}
 	n := 1 // the ellipsis
-	for i, r := range s {
-		if n += runeWidth(r); n > columns {
-			return s[:i] + "…"
+	tinted := ""
+	for i := 0; i < len(s); {
+		r, size := utf8.DecodeRuneInString(s[i:])
+		if r == 0x1b {
+			i += escapeLength(s[i:])
+			tinted = reset
+			continue
 		}
+		if n += runeWidth(r); n > columns {
+			return s[:i] + "…" + tinted
+		}
+		i += size
 	}
 	return s
 }
-
-// size is a number of bytes for people: "12.3MB".
-func size(n int64) string {
-	units := []string{"B", "kB", "MB", "GB", "TB"}
-	v, i := float64(n), 0
-	for v >= 999.95 && i < len(units)-1 {
-		v, i = v/1000, i+1
-	}
-	if i == 0 {
-		return fmt.Sprintf("%dB", n)
-	}
-	return fmt.Sprintf("%.1f%s", v, units[i])
-}
-
-// amount is how far a transfer is: "12.3MB / 40.0MB".
-func amount(e Event) string {
-	if e.Total > 0 {
-		return size(e.Current) + " / " + size(e.Total)
-	}
-	return size(e.Current)
-}
-
-// seconds is a duration for people: "0.1s", "75.3s".
-func seconds(d time.Duration) string { return fmt.Sprintf("%.1fs", max(d, 0).Seconds()) }
