@@ -50,6 +50,14 @@ type PlatformInfo struct {
 	Digest  string `json:"digest,omitempty"`
 }
 
+// String is the platform as it is asked for: "linux/arm/v7".
+func (p PlatformInfo) String() string {
+	if p.Variant == "" {
+		return p.OS + "/" + p.Arch
+	}
+	return p.OS + "/" + p.Arch + "/" + p.Variant
+}
+
 // CacheUse says how much of a build the cache spared.
 type CacheUse struct {
 	LayersReused int `json:"layersReused"`

@@ -26,6 +26,7 @@ func build() api.Build {
 		Result: &events.Result{
 			Outcome: events.OutcomeSuccess, Digest: "sha256:" + strings.Repeat("0", 64), Message: evil,
 			StartedAt: now, FinishedAt: now.Add(1200 * time.Millisecond),
+			Platforms: []events.PlatformInfo{{OS: "linux", Arch: evil, Digest: "sha256:" + strings.Repeat("7", 64)}},
 		},
 	}
 }
@@ -50,7 +51,7 @@ func TestPages(t *testing.T) {
 		want []string
 	}{
 		"list":  {list, []string{"b4fqlqs6nu", "success", "sha256:000000000000", "1.2s", "1 min ago", "größe", "data-live", "/?after=k", "http://h:2"}},
-		"build": {one, []string{"docker pull 127.0.0.1:8765/app@sha256:0000", "#1 &lt;script&gt;", "dev.kilnhook.build.finished.v1", "5ms", `class="tag">main`}},
+		"build": {one, []string{"docker pull 127.0.0.1:8765/app@sha256:0000", "#1 &lt;script&gt;", "dev.kilnhook.build.finished.v1", "5ms", `class="tag">main`, "linux/&lt;script&gt;", "sha256:7777"}},
 	} {
 		body := tc.rec.Body.String()
 		for _, want := range tc.want {

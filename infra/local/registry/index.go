@@ -40,7 +40,7 @@ func (c Client) PushIndex(ctx context.Context, repo string, platforms []events.P
 			return "", "", fmt.Errorf("look up %s@%s: %w", repo, p.Digest, notFound(err))
 		}
 		if !got.MediaType.IsImage() {
-			return "", "", fmt.Errorf("%s@%s, for %s/%s, is %s and not an image: %w", repo, p.Digest, p.OS, p.Arch, got.MediaType, fs.ErrInvalid)
+			return "", "", fmt.Errorf("%s@%s, for %s, is %s and not an image: %w", repo, p.Digest, p, got.MediaType, fs.ErrInvalid)
 		}
 		manifest.Manifests = append(manifest.Manifests, v1.Descriptor{
 			MediaType: got.MediaType, Size: got.Size, Digest: got.Digest,
