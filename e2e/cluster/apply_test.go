@@ -14,6 +14,7 @@ type setup struct {
 	config  string // directory below knative/config
 	profile string // of builds
 	image   string // of the executor; "" is the working tree's
+	suspend bool   // Jobs wait, for nobody
 }
 
 // overlay is a kustomization of the tests on top of Kiln's own.
@@ -82,12 +83,21 @@ const triggers = `triggers:
     on: {git: {repo: "**"}}
     push: {image: "{{.Registry}}/built/{{"{{ .Repo.Name | slug }}"}}", tags: ["{{"{{ .Ref.Slug }}"}}"]}
     run: {timeout: 2m}
+  - name: hasty
+    on: {object: {bucket: s3://hasty, suffix: .tar.gz}}
+    push: {image: "{{.Registry}}/built/{{"{{ .Object.Stem | slug }}"}}", tags: [latest]}
+    run: {timeout: 6s}
+  - name: tight
+    on: {object: {bucket: s3://tight, suffix: .tar.gz}}
+    push: {image: "{{.Registry}}/built/{{"{{ .Object.Stem | slug }}"}}", tags: [latest]}
+    run: {timeout: 3m, disk: 64Mi}
 `
 
 // jobs are the options of Jobs.
 const jobs = `image: {{.Image}}
 profile: {{.Profile}}
 serviceAccount: kiln-executor
+suspend: {{.Suspend}}
 pendingTimeout: 20s
 flags: ["--registry-map=index.docker.io={{.Registry}}", "--skip-default-registry-fallback"]
 resources: {limits: {memory: 512Mi}}
@@ -149,7 +159,7 @@ func (i *install) applySetup(t *testing.T, s setup) {
 	check(t, err)
 	values := map[string]any{
 		"Base": base, "Registry": i.Registry(), "Sink": i.sink.url, "S3Inside": i.s3Inside, "S3": i.s3, "Token": token,
-		"NodePort": nodePort, "Profile": s.profile, "Image": s.image,
+		"NodePort": nodePort, "Profile": s.profile, "Image": s.image, "Suspend": s.suspend,
 		"Broker": s.config != "base", "JobSink": s.config == "jobsink", "SinkIP": sink.Hostname(), "SinkPort": sink.Port(),
 	}
 	for name, text := range map[string]string{
