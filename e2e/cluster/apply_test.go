@@ -2,11 +2,13 @@ package main_test
 
 import (
 	"errors"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"testing"
 	"text/template"
+	"time"
 )
 
 // setup is a way to install Kiln.
@@ -90,7 +92,7 @@ const triggers = `triggers:
   - name: tight
     on: {object: {bucket: s3://tight, suffix: .tar.gz}}
     push: {image: "{{.Registry}}/built/{{"{{ .Object.Stem | slug }}"}}", tags: [latest]}
-    run: {timeout: 3m, disk: 64Mi}
+    run: {timeout: 3m, resources: {disk: 64Mi}}
 `
 
 // jobs are the options of Jobs.
@@ -176,4 +178,9 @@ func (i *install) applySetup(t *testing.T, s setup) {
 		i.kubectl(t, "label", "--overwrite", "namespace", "kiln-builds", "pod-security.kubernetes.io/enforce=privileged")
 	}
 	i.kubectl(t, "-n", "kiln", "rollout", "status", "deployment/kiln-dispatcher", "--timeout=120s")
+	// The node's proxy learns of the pod a moment later.
+	eventually(t, time.Minute, "the dispatcher answers", func() bool {
+		resp, err := http.Get(i.URL() + "/healthz")
+		return err == nil && resp.Body.Close() == nil && resp.StatusCode == http.StatusOK
+	})
 }

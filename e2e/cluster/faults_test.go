@@ -36,7 +36,7 @@ func (i *install) evicted(t *testing.T) {
 // kubelet, and told so.
 func (i *install) outOfDisk(t *testing.T) {
 	i.uploadDockerfileTo(t, "tight", "outofdisk", "FROM debian:bookworm-slim\nRUN head -c 300M /dev/zero >/big; sleep 120\n")
-	i.ends(t, "outofdisk", events.OutcomeFailed, events.ClassDisk, "raise run.disk")
+	i.ends(t, "outofdisk", events.OutcomeFailed, events.ClassDisk, "raise run.resources.disk")
 }
 
 // tooLate proves that a build which takes longer than its trigger lets it is
