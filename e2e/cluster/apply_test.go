@@ -178,9 +178,16 @@ func (i *install) applySetup(t *testing.T, s setup) {
 		i.kubectl(t, "label", "--overwrite", "namespace", "kiln-builds", "pod-security.kubernetes.io/enforce=privileged")
 	}
 	i.kubectl(t, "-n", "kiln", "rollout", "status", "deployment/kiln-dispatcher", "--timeout=120s")
-	// The node's proxy learns of the pod a moment later.
+	// The node's proxy learns a moment later which pod is there now.
+	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	inRow := 0
 	eventually(t, time.Minute, "the dispatcher answers", func() bool {
-		resp, err := http.Get(i.URL() + "/healthz")
-		return err == nil && resp.Body.Close() == nil && resp.StatusCode == http.StatusOK
+		resp, err := client.Get(i.URL() + "/healthz")
+		if err != nil || resp.Body.Close() != nil || resp.StatusCode != http.StatusOK {
+			inRow = 0
+		} else {
+			inRow++
+		}
+		return inRow == 5
 	})
 }
