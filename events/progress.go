@@ -9,6 +9,8 @@ const (
 	ProgressBytes  = "bytes"  // something grew: Current of Total
 	ProgressNote   = "note"   // text for people: a warning, a choice that was made
 	ProgressResult = "result" // the last line: Text is the digest, or Error says why there is none
+	ProgressPhase  = "phase"  // a step began or ended a phase; phases of one step may overlap and outlast it
+	ProgressLayer  = "layer"  // a layer of the image is known
 )
 
 // States of a step.
@@ -35,4 +37,45 @@ type Progress struct {
 	MS      int64     `json:"ms,omitempty"`      // milliseconds the step took
 	Error   string    `json:"error,omitempty"`   // why it failed
 	Pos     string    `json:"pos,omitempty"`     // "Dockerfile:7"
+
+	Cache  string          `json:"cache,omitempty"`  // of a step that is over: one of the Cache constants
+	Reason string          `json:"reason,omitempty"` // why Cache is not CacheHit
+	Inputs *ProgressInputs `json:"inputs,omitempty"` // of a step whose cache key is known
+	Layer  *ProgressBlob   `json:"layer,omitempty"`  // of ProgressLayer
+}
+
+// What a cache did for a step.
+const (
+	CacheHit  = "hit"  // it had the step's layer
+	CacheMiss = "miss" // it was asked in vain
+	CacheOff  = "off"  // it was not asked
+)
+
+// ProgressInputs are hashes of what a step's cache key is made of. Steps of two
+// builds whose keys differ differ in at least one of them.
+type ProgressInputs struct {
+	Before      string `json:"before"`            // everything up to the step before
+	Instruction string `json:"instruction"`       // what the step says, with its variables
+	Content     string `json:"content,omitempty"` // the files, stages and images that it reads
+}
+
+// ProgressBlob is a layer of the image.
+type ProgressBlob struct {
+	Digest   string            `json:"digest"`
+	Size     int64             `json:"size"`               // compressed bytes
+	Contents *ProgressContents `json:"contents,omitempty"` // absent if they are not known
+}
+
+// ProgressContents says what is in a layer.
+type ProgressContents struct {
+	Files   int            `json:"files"`             // all but directories and whiteouts
+	Removed int            `json:"removed,omitempty"` // whiteouts
+	Bytes   int64          `json:"bytes"`             // of regular files, uncompressed
+	Largest []ProgressFile `json:"largest,omitempty"` // regular files, the largest first
+}
+
+// ProgressFile is a regular file in a layer.
+type ProgressFile struct {
+	Path string `json:"path"` // without a slash before it
+	Size int64  `json:"size"` // bytes
 }

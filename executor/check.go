@@ -22,7 +22,7 @@ func (s *session) reportCheck(ctx context.Context, err error) int {
 		err = errors.New(`there are warnings, and "# check=error=true" makes them errors`)
 	}
 	for _, w := range s.found {
-		fmt.Fprintln(s.p.stdout, w)
+		fmt.Fprintln(&s.answer, w)
 	}
 	e := progress.Event{Time: s.p.now(), Kind: progress.KindResult, State: progress.StateDone, Text: fmt.Sprintf("%d warnings", len(s.found))}
 	if err == nil {

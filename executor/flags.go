@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/executor/internal/access"
+	"github.com/kilnhook/kiln/executor/view"
 )
 
 // config is what the command line and the environment say, in kaniko's
@@ -201,6 +203,9 @@ func (c *config) check() error {
 	case "text", "color", "json":
 	default:
 		return fmt.Errorf("%s is not a valid log format: want text, color or json", c.logFormat)
+	}
+	if c.progress != "" && !slices.Contains(view.Modes(), c.progress) {
+		return fmt.Errorf("%s is not a way to show progress: want %s", c.progress, strings.Join(view.Modes(), ", "))
 	}
 	if _, err := c.level(); err != nil {
 		return err

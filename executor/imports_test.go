@@ -62,6 +62,11 @@ func TestImports(t *testing.T) {
 			checkImport(t, pkg, at, file, path)
 		}
 	}
+	for file, path := range imports(t, "view") {
+		if strings.HasPrefix(path, module) && path != module+"executor/internal/progress" {
+			t.Errorf("%s imports %s: kiln shows builds with package view, which knows of them what progress says", file, path)
+		}
+	}
 	for file, path := range imports(t, ".") {
 		if strings.HasPrefix(path, module+"functions") || strings.HasPrefix(path, module+"infra") {
 			t.Errorf("%s imports %s: the executor knows nothing of clusters and buses", file, path)

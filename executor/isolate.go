@@ -15,6 +15,7 @@ import (
 	"github.com/kilnhook/kiln/executor/internal/build"
 	"github.com/kilnhook/kiln/executor/internal/sandbox"
 	"github.com/kilnhook/kiln/executor/internal/workspace"
+	"github.com/kilnhook/kiln/executor/view"
 )
 
 // isolation is how this process builds.
@@ -47,6 +48,9 @@ func isolate(ctx context.Context, c *config, p process, workDir string) (isolati
 			status, err := sandbox.Enter(ctx, ns, args, p.env, [3]*os.File{p.stdin, p.stdout, p.stderr})
 			if err != nil {
 				return isolation{}, err
+			}
+			if columns, _ := c.viewOptions(p).Size(); status > 128 && columns > 0 {
+				fmt.Fprint(p.stderr, view.ShowCursor) // a killed process does not
 			}
 			return isolation{}, enteredError{status}
 		}

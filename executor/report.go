@@ -132,7 +132,11 @@ func (s *session) tellResult(err error) {
 	e := progress.Event{Time: s.p.now(), Kind: progress.KindResult, State: progress.StateDone, Text: s.res.Digest}
 	e.MS = e.Time.Sub(s.begun).Milliseconds()
 	if err != nil {
-		e.State, e.Error, e.Text = progress.StateFailed, err.Error(), err.Error()
+		text := err.Error()
+		if s.res.Outcome == events.OutcomeCancelled {
+			text = s.res.Message
+		}
+		e.State, e.Error, e.Text = progress.StateFailed, text, text
 	}
 	s.sink.Send(e)
 }

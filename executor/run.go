@@ -41,6 +41,10 @@ func (s *session) build(ctx context.Context) error {
 	if err != nil {
 		return fault(events.ClassPush, err)
 	}
+	defer client.Close()
+	if push != nil {
+		defer push.Close(ctx)
+	}
 	src, err := s.fetch(ctx)
 	if err != nil {
 		return errors.Join(checked(), fault(events.ClassSource, err))
@@ -53,13 +57,13 @@ func (s *session) build(ctx context.Context) error {
 		return err
 	}
 	if s.c.dryRun {
-		fmt.Fprint(s.p.stdout, p.String())
+		s.answer.WriteString(p.String())
 		return nil
 	}
 	if yes, err := s.printsPlan(); err != nil {
 		return fault(events.ClassConfig, err)
 	} else if yes {
-		fmt.Fprint(s.p.stdout, p.String())
+		s.answer.WriteString(p.String())
 	}
 	res, err := s.carryOut(ctx, src, p, ignore, images, client, push)
 	if err != nil {
@@ -193,7 +197,7 @@ func (s *session) carryOut(ctx context.Context, src *source.Context, p *plan.Pla
 	outlines := workspace.NewOutlines(opt.Spool, kept.Index, s.p.now)
 	opt.Outlines = outlines
 	if push != nil {
-		opt.Upload = s.uploader(push)
+		opt.Upload, opt.Offer, opt.Share = s.uploader(push), push.Offer, imgs.share(ctx, push, opt.Spool)
 	}
 	begun := s.p.now()
 	res, err := build.Build(ctx, p, opt)
@@ -260,12 +264,10 @@ func (s *session) imageForm(p *plan.Plan, opt *build.Options) (err error) {
 // uploader sends layers in the background. A layer that is still being written
 // can be read once only by the upload; should that break, the layer is sent
 // again in the end, when it is a file like any other.
-func (s *session) uploader(push *registry.Push) func(context.Context, v1.Layer) error {
-	return func(ctx context.Context, l v1.Layer) error {
+func (s *session) uploader(push *registry.Push) func(context.Context, v1.Layer, func(done, total int64)) error {
+	return func(ctx context.Context, l v1.Layer, told func(done, total int64)) error {
 		_, derr := l.Digest()
-		err := push.Upload(ctx, l, func(done, total int64) {
-			s.sink.Send(progress.Event{Time: s.p.now(), Kind: progress.KindBytes, Name: "push layer", Phase: progress.PhasePush, Current: done, Total: total})
-		})
+		err := push.Upload(ctx, l, told)
 		if err != nil && errors.Is(derr, stream.ErrNotComputed) && ctx.Err() == nil {
 			if _, now := l.Digest(); now == nil || errors.Is(now, stream.ErrNotComputed) {
 				s.note("a layer will be sent again: %v", err)
@@ -315,7 +317,7 @@ func (s *session) deliver(ctx context.Context, res build.Result, push *registry.
 	s.res.Digest = digest.String()
 	for _, d := range s.c.destinations {
 		repo, _ := splitDestination(d)
-		fmt.Fprintf(s.p.stdout, "%s@%s\n", repo, digest)
+		fmt.Fprintf(&s.answer, "%s@%s\n", repo, digest)
 	}
 	return nil
 }

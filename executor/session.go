@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"github.com/kilnhook/kiln/executor/internal/dockerfile"
 	"github.com/kilnhook/kiln/executor/internal/progress"
 	"github.com/kilnhook/kiln/executor/internal/source"
+	"github.com/kilnhook/kiln/executor/view"
 )
 
 // environment reads what kaniko reads from the environment, for flags that
@@ -62,6 +64,7 @@ type session struct {
 	res     events.Result
 	source  source.Revision
 	given   build.Mounts
+	answer  bytes.Buffer         // for standard output, once the terminal is free
 	found   []dockerfile.Warning // what is known of the Dockerfile's mistakes
 	cleanup func() error         // nil: nothing is to be cleaned up
 
@@ -83,7 +86,7 @@ func execute(ctx context.Context, c *config, p process) int {
 	if errors.As(err, &entered) {
 		return entered.status
 	}
-	render, rerr := progress.New(p.stderr, progress.Options{Mode: c.progressMode(), Width: width(p.stderr), Now: p.now, Stamp: c.logTimestamp})
+	render, rerr := view.New(p.stderr, c.viewOptions(p))
 	if rerr != nil {
 		fmt.Fprintln(p.stderr, "error:", rerr)
 		return 1
@@ -109,18 +112,30 @@ func execute(ctx context.Context, c *config, p process) int {
 	if cerr := render.Close(); cerr != nil && status == 0 {
 		fmt.Fprintln(p.stderr, "error: write progress:", cerr)
 	}
+	if _, werr := s.answer.WriteTo(p.stdout); werr != nil {
+		fmt.Fprintln(p.stderr, "error: write output:", werr)
+		status = max(status, 1)
+	}
 	return status
 }
 
-// width asks for the columns of the terminal that f is, 0 if it is none.
-func width(f *os.File) func() int {
-	return func() int {
-		w, _, err := term.GetSize(int(f.Fd()))
+// viewOptions are how this process shows a build on standard error.
+func (c *config) viewOptions(p process) view.Options {
+	size := func() (columns, rows int) {
+		columns, rows, err := term.GetSize(int(p.stderr.Fd()))
 		if err != nil {
-			return 0
+			return 0, 0
 		}
-		return w
+		return columns, rows
 	}
+	opt := view.Options{Mode: c.progressMode(), Size: size, Now: p.now, Stamp: c.logTimestamp}
+	if columns, _ := size(); columns > 0 {
+		opt.Abilities = view.AbilitiesOf(func(name string) string {
+			v, _ := p.lookup(name)
+			return v
+		})
+	}
+	return opt
 }
 
 // filter drops what the verbosity does not ask for. Failures and the result

@@ -57,9 +57,7 @@ func (s *session) preparePush(ctx context.Context, client *registry.Client) (pus
 		return push, checked, err
 	}
 	var group errgroup.Group
-	for _, d := range s.c.destinations {
-		group.Go(func() error { return client.CheckPush(ctx, d) })
-	}
+	group.Go(func() error { return push.Check(ctx) })
 	return push, func() error {
 		if err := group.Wait(); err != nil {
 			return fault(events.ClassPush, fmt.Errorf("checking push permissions: %w", err))

@@ -67,14 +67,14 @@ func (i *install) notify(repository, ref, commit string) (id string, status int,
 
 // tinyBuilds measures builds of one COPY, one after another.
 func (i *install) tinyBuilds(t *testing.T, n int) {
-	dir := t.TempDir()
-	check(t, os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM scratch\nCOPY file /\n"), 0o644))
-	check(t, os.WriteFile(filepath.Join(dir, "file"), []byte("content\n"), 0o644))
-	commit := i.git.keep(t, "tiny", dir)
 	spans := map[string][]time.Duration{}
 	for k := range n {
+		dir, name := t.TempDir(), "tiny"+strconv.Itoa(k)
+		check(t, os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM scratch\nCOPY file /\n"), 0o644))
+		check(t, os.WriteFile(filepath.Join(dir, "file"), []byte(name), 0o644))
+		commit := i.git.keep(t, name, dir)
 		sent := time.Now()
-		id, status, err := i.notify(i.git.url+"/tiny.git", "refs/heads/b"+strconv.Itoa(k), commit)
+		id, status, err := i.notify(i.git.url+"/"+name+".git", "refs/heads/main", commit)
 		if err != nil || status != http.StatusAccepted {
 			t.Fatal(status, err)
 		}

@@ -2,6 +2,7 @@ package crash
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/infra/ledger"
 )
 
 // point is a step at which the dispatcher is killed.
@@ -85,6 +87,37 @@ func TestKilledAtEveryStep(t *testing.T) {
 				l.check(p.step, want)
 			})
 		}
+	}
+}
+
+// Killed at any step of how the directory ledger writes, in the first, a middle
+// and a late write of a build: the same end.
+func TestKilledInTheLedger(t *testing.T) {
+	var at []string
+	for _, s := range []ledger.Step{ledger.StepWritten, ledger.StepSynced, ledger.StepApplied, ledger.StepNoted} {
+		for _, nth := range []int{1, 2, 3, 5, 8} {
+			at = append(at, fmt.Sprintf("ledger %s %d", s, nth))
+		}
+	}
+	for _, s := range []ledger.Step{ledger.StepRotated, ledger.StepFlushed, ledger.StepTidied} {
+		at = append(at, fmt.Sprintf("ledger %s 1", s))
+	}
+	for _, point := range at {
+		t.Run(strings.ReplaceAll(point, " ", "_"), func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, "FROM x")
+			first := l.start(point)
+			first.push(t, "0", "a")
+			first.died(t, point)
+			second := l.start("")
+			if status := second.push(t, "0", "a"); status != http.StatusAccepted {
+				t.Errorf("redelivery: %d", status)
+			}
+			want := buildID(1, "0", "a")
+			l.await(point, want)
+			second.kill()
+			l.check(point, want)
+		})
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -42,7 +43,7 @@ func TestMain(m *testing.M) {
 		os.Exit(localtest.Executor(context.Background(), localtest.Process{Args: os.Args[2:], Stderr: os.Stderr, Getenv: os.Getenv, Now: time.Now}))
 	}
 	if dir := os.Getenv(dirVariable); dir != "" {
-		if err := serve(dir, &fault{at: os.Getenv(pointVariable)}); err != nil {
+		if err := serve(dir, &fault{at: os.Getenv(pointVariable), seen: map[ledger.Step]int{}}); err != nil {
 			fmt.Fprintln(os.Stderr, "server:", err)
 			os.Exit(1)
 		}
@@ -52,7 +53,12 @@ func TestMain(m *testing.M) {
 }
 
 // fault kills the process when it comes to its step.
-type fault struct{ at string }
+type fault struct {
+	at string
+
+	mu   sync.Mutex
+	seen map[ledger.Step]int
+}
 
 // step is called before and after everything that is done to the world.
 func (f *fault) step(name string) {
@@ -61,6 +67,15 @@ func (f *fault) step(name string) {
 	}
 	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	select {} // until the signal arrives
+}
+
+// count is called after every step of the ledger's writes, which have numbers.
+func (f *fault) count(s ledger.Step) {
+	f.mu.Lock()
+	f.seen[s]++
+	name := fmt.Sprintf("ledger %s %d", s, f.seen[s])
+	f.mu.Unlock()
+	f.step(name)
 }
 
 // match compares word by word; a star in the last stands for one part of a key.
@@ -124,7 +139,7 @@ const (
 // serve runs a dispatcher with everything real, and prints its address, until
 // standard input ends.
 func serve(dir string, f *fault) (err error) {
-	store, err := ledger.OpenDir(filepath.Join(dir, "ledger"))
+	store, err := ledger.OpenDirWith(filepath.Join(dir, "ledger"), ledger.DirOptions{JournalBytes: 2 << 10, Step: f.count})
 	if err != nil {
 		return err
 	}

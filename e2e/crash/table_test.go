@@ -24,7 +24,7 @@ func claims() []claim {
 		{"1 the same webhook 100 times in parallel: one build, one finished event", []string{"e2e/crash.TestHundredAtOnce", "e2e/stack.TestHundredTimesAtOnce"}, ""},
 		{"2 pushes a→b→c delivered c, b, a: only c is tagged", []string{"functions/dispatch.TestOutOfOrder", "functions/dispatch.TestReversedDelivery"}, ""},
 		{"3 a→b→a→b: four transitions, two builds and retags", []string{"functions/dispatch.TestFourTransitions"}, ""},
-		{"4 the dispatcher killed at each step: the same end", []string{"e2e/crash.TestKilledAtEveryStep", "e2e/crash.TestKilledWhileSuperseding", "functions/dispatch.TestRebuildCrash"}, ""},
+		{"4 the dispatcher killed at each step: the same end", []string{"e2e/crash.TestKilledAtEveryStep", "e2e/crash.TestKilledInTheLedger", "e2e/crash.TestKilledWhileSuperseding", "functions/dispatch.TestRebuildCrash"}, ""},
 		{"5 the executor killed: one outcome, and the digest in the event exists", []string{"e2e/crash.TestKilledWhileBuilding", "e2e/crash.TestExecutorKilledAnywhere", "e2e/stack.TestExecutorKilled"}, ""},
 		{"6 the finisher killed between publishing and its mark: the same id", []string{"e2e/crash.TestKilledAtEveryStep", "functions/finish.TestCrashAnywhere"}, ""},
 		{"7 out of memory, disk full, too late, cancelled: the right class", []string{"infra/local/launch.TestDerive", "infra/local/launch.TestOutcomes", "e2e/stack.TestFullDisk", "e2e/stack.TestCancel"}, ""},
@@ -43,7 +43,7 @@ func claims() []claim {
 			"events/source/registry.TestGolden", "events/source/cdevents.TestGolden", "events/cdevents.TestMirror", "events.TestEventsValidate",
 		}, ""},
 		{"16 the same scenarios on one machine and on a cluster", []string{"e2e/scenario.TestOneMachine", "e2e/cluster.TestCluster", "e2e/cluster.TestKnative"}, ""},
-		{"17 the spool loses nothing when the power is cut", []string{"infra/bus.TestKilledWhilePublishing", "infra/bus.TestTornTail"}, ""},
+		{"17 the spool loses nothing when the power is cut", []string{"infra/bus.TestKilledWhilePublishing", "infra/bus.TestTornTail", "infra/ledger.TestKilledAtEveryStep", "infra/ledger.TestPowerCut"}, ""},
 		{"18 GitLab's signed hook from end to end", []string{"infra/local.TestSignedGitLabHook", "functions/dispatcher.TestForgeSecrets"}, ""},
 	}
 }
@@ -78,7 +78,7 @@ func rows() []claim {
 		{"25 subscriber down", []string{"infra/bus.TestWebhookRetries", "infra/bus.TestWebhookCursorSurvives"}, ""},
 		{"26 poison", []string{"functions/dispatch.TestPoisonRecord", "functions/dispatch.TestDeadLetters"}, ""},
 		{"27 bad config in the repository", []string{"functions/dispatch.TestNarrowingFile", "functions/dispatch.TestUnbuildable"}, ""},
-		{"28 power cut", []string{"e2e/crash.TestKilledWhileBuilding", "e2e/stack.TestRestartLosesNothing"}, ""},
+		{"28 power cut", []string{"e2e/crash.TestKilledWhileBuilding", "infra/ledger.TestPowerCut", "e2e/stack.TestRestartLosesNothing"}, ""},
 		{"29 clock skew", []string{"events/source/gitlab.TestVerify"}, ""},
 		{"30 context gone before it is fetched", []string{"e2e/crash.TestContextGone"}, ""},
 		{"31 malicious build", []string{"functions/finish.TestForgedResult"}, ""},

@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
-	"strconv"
 	"strings"
 
 	"github.com/kilnhook/kiln/events"
@@ -27,6 +26,10 @@ const maxAPIBody = 64 << 10
 //
 //	POST   /v1/builds                  builds a ref or an object: {"repo","ref","commit"} or {"bucket","object","generation"};
 //	                                   "trigger" limits it to one. Asking twice is asking once.
+//	GET    /v1/builds                  lists builds, newest first: ?limit= from ?after= on, those only whose ?state=,
+//	                                   ?outcome=, ?trigger=, ?tenant=, ?image=, ?name= (a ref or an object) and
+//	                                   ?revision= are the ones given
+//	GET    /v1/builds/{id}             one build; the beginning of its id is enough
 //	POST   /v1/builds/{id}/rebuild     builds once more; the header Idempotency-Key makes repetitions one
 //	POST   /v1/builds/{id}/cancel      cancels: {"reason"}
 //	GET    /v1/deadletters             lists what could not be understood: ?after= ?limit=
@@ -38,6 +41,8 @@ func (d *Dispatcher) API() http.Handler {
 	mux := http.NewServeMux()
 	for pattern, h := range map[string]func(*http.Request, []byte) (any, error){
 		"POST /v1/builds":                     d.apiBuild,
+		"GET /v1/builds":                      d.apiList,
+		"GET /v1/builds/{id}":                 d.apiDescribe,
 		"POST /v1/builds/{id}/rebuild":        d.apiRebuild,
 		"POST /v1/builds/{id}/cancel":         d.apiCancel,
 		"GET /v1/deadletters":                 d.apiDeadLetters,
@@ -231,13 +236,9 @@ type deadLetters struct {
 }
 
 func (d *Dispatcher) apiDeadLetters(r *http.Request, _ []byte) (any, error) {
-	limit := 50
-	if text := r.URL.Query().Get("limit"); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < 1 {
-			return nil, source.Malformed("request", "limit %q is not a number from 1 on", text)
-		}
-		limit = min(n, 500)
+	limit, err := limitOf(r.URL.Query(), listLimit)
+	if err != nil {
+		return nil, err
 	}
 	letters, err := d.DeadLetters(r.Context(), r.URL.Query().Get("after"), limit)
 	if err != nil {

@@ -133,6 +133,10 @@ type Config struct {
 	// sender out, any other asks it to come again. Nil knows nobody.
 	Identity func(ctx context.Context, h http.Header) error
 
+	// Describe adds to a build, for the API, what who runs it knows: its state
+	// before it is finished, and the event that told its end. Nil if nobody knows.
+	Describe func(ctx context.Context, b *Build) error
+
 	// MaxAttempts is how often a build is launched before it is given up when
 	// its executor is lost again and again; 0 is 3. It needs a Prober.
 	MaxAttempts int

@@ -141,40 +141,60 @@ func openLedger(ctx context.Context, cfg config) (store, string, error) {
 	return nil, "", fmt.Errorf("--ledger %s: want a directory, gs://BUCKET/PREFIX or s3://BUCKET/PREFIX", cfg.ledger)
 }
 
-// openBus opens the way out that the configuration names.
-func (s *service) openBus(ctx context.Context) (err error) {
+// openBus opens the way out that the configuration names. Reports and traces are
+// made of the spool: where one is wanted there is one, whatever the way out.
+func (s *service) openBus(ctx context.Context) error {
 	opts := bus.WebhookOptions{Now: s.cfg.now, Log: s.cfg.log}
+	var err error
 	switch s.cfg.clouds.bus {
 	case busPubSub:
 		s.topic, err = buspubsub.Open(ctx, buspubsub.Options{
 			Project: s.cfg.clouds.project, Topic: s.cfg.clouds.topic, Address: s.cfg.clouds.pubsubHost, Keep: s.keepData,
 		})
-		if err == nil {
-			s.out = s.topic.Publish
+		if err != nil {
+			return err
 		}
-		return err
+		s.out = s.topic.Publish
 	case busSink:
 		sink, err := bus.NewSink(*s.cfg.sink, opts, s.keepRefused)
-		if err == nil {
-			s.out = sink.Publish
+		if err != nil {
+			return err
 		}
-		return err
+		s.out = sink.Publish
+	}
+	if s.out != nil && !s.cfg.reports.Wanted() && !s.cfg.traces {
+		return nil
 	}
 	if s.bus, err = bus.Open(filepath.Join(s.cfg.data, "bus"), bus.Options{Log: s.cfg.log}); err != nil {
 		return err
 	}
-	s.out = func(ctx context.Context, e event.Event) error {
-		place, err := s.bus.Publish(ctx, e)
-		if err == nil {
-			s.metrics.Event(e, place)
-		}
-		return err
+	if s.out != nil {
+		return nil
 	}
 	if s.cfg.sink != nil {
 		opts.Subscribers = []bus.Subscriber{*s.cfg.sink}
 	}
 	s.webhooks, err = bus.NewWebhooks(s.bus, opts)
 	return err
+}
+
+// send puts an event in the spool, if there is one, and then where else it goes.
+// It may be sent again if that fails, and is then not stored again.
+func (s *service) send(ctx context.Context, e event.Event) error {
+	var place uint64
+	if s.bus != nil {
+		var err error
+		if place, err = s.bus.Publish(ctx, e); err != nil {
+			return err
+		}
+	}
+	if s.out != nil {
+		if err := s.out(ctx, e); err != nil {
+			return err
+		}
+	}
+	s.metrics.Event(e, place)
+	return nil
 }
 
 // keepData keeps the data of an event that is too large for a message.

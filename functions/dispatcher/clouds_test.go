@@ -117,6 +117,38 @@ func TestPubSubAndBucket(t *testing.T) {
 	}
 }
 
+// Where events go to a sink at once, reports are made all the same.
+func TestReportsOfASinkBus(t *testing.T) {
+	host, digest := image(t)
+	executor, _ := fakeExecutor(t, digest)
+	told := make(chan string, 10)
+	chat := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		told <- string(body)
+	}))
+	defer chat.Close()
+	sink := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer sink.Close()
+	triggers := write(t, "name: app\non: {git: {repo: github.com/acme/shop}}\npush: {image: "+host+"/app, tags: [main]}\nreport: {notify: [team]}\n")
+	reports := write(t, "notifications: [{name: team, url: "+chat.URL+", text: 'it is {{.Outcome}}'}]\n")
+	env := append(os.Environ(), "KILN_GITHUB_SECRET=s3cr3t", "K_SINK="+sink.URL, "KILN_BUS=sink")
+	url, _ := start(t, env, "--data", t.TempDir(), "--triggers", triggers, "--executor", executor, "--reports", reports)
+	if status, text := post(t, url, "s3cr3t"); status != http.StatusAccepted {
+		t.Fatalf("%d %s", status, text)
+	}
+	select {
+	case text := <-told:
+		if !strings.Contains(text, "it is success") {
+			t.Errorf("told %s", text)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("nobody was told")
+	}
+}
+
 // Without a spool, events are at the sink before anything is believed to be told;
 // while it is down, a change is not accepted.
 func TestSinkBus(t *testing.T) {

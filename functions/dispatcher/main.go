@@ -3,7 +3,7 @@
 // became of them.
 //
 // It is the dispatcher without the rest of the one-machine stack: no bucket, no
-// git server, no registry and no page of its own. Everything it must remember
+// git server and no registry of its own. Everything it must remember
 // is in its data directory, or in a bucket and a topic of a cloud.
 package main
 
@@ -110,9 +110,11 @@ processes or on a cluster, and tells a sink what became of them.
                          Knative's GitHubSource and GitLabSource, CDEvents;
                          Pub/Sub push
   POST /v1/builds        asks for a build: {"repo", "ref"} or {"bucket", "object", "generation"}
+  GET  /v1/builds, /v1/builds/ID   what was built, newest first
   POST /v1/builds/ID/rebuild, /v1/builds/ID/cancel
   GET  /v1/deadletters   what could not be understood
-  GET  /events           what happens, as server-sent events, with --bus=spool
+  GET  /events           what happens, as server-sent events, where there is a spool
+  GET  /                 the page: builds, their logs and timelines, trends
   GET  /healthz          200 while it works
   GET  /metrics          figures in the form of Prometheus
 
@@ -148,7 +150,7 @@ func (f *cloudFlags) define(fs *flag.FlagSet, p process) {
 	if way == "" {
 		way = busSpool
 	}
-	fs.StringVar(&f.bus, "bus", way, "where events go: spool, in the data directory, from which the sink and GET /events are served; sink, posted to it at once; pubsub://PROJECT/TOPIC (KILN_BUS)")
+	fs.StringVar(&f.bus, "bus", way, "where events go: spool, in the data directory, from which the sink and GET /events are served; sink, posted to it at once; pubsub://PROJECT/TOPIC; for reports and traces a spool is kept besides (KILN_BUS)")
 	fs.BoolVar(&f.cdevents, "cdevents", p.getenv("KILN_CDEVENTS") == "true", "send build events in the form of CDEvents 0.5.1 as well (KILN_CDEVENTS=true)")
 	fs.Var(&f.pulls, "pull", "fetch changes from pubsub://PROJECT/SUBSCRIPTION or from the https:// URL of a queue of SQS; may be given several times (KILN_PULL, words)")
 	fs.StringVar(&f.oidcAudience, "oidc-audience", p.getenv("KILN_OIDC_AUDIENCE"), "let in who posts with an OIDC token for this audience, such as a push subscription (KILN_OIDC_AUDIENCE)")
@@ -268,9 +270,6 @@ func (f flags) apply(p process, cfg *config) error {
 	}
 	if err := f.cloud.apply(p, cfg); err != nil {
 		return err
-	}
-	if f.reports != "" && cfg.clouds.bus != busSpool {
-		return errors.New("--reports needs --bus=spool, from which it reads what to tell")
 	}
 	return nil
 }

@@ -23,6 +23,9 @@ type Config struct {
 	Notifications []Notification
 }
 
+// Wanted reports whether there is anybody to tell.
+func (c Config) Wanted() bool { return len(c.Forges)+len(c.Notifications) > 0 }
+
 // forge is the one that has a repository.
 func (c Config) forge(location string) (Forge, bool) {
 	host, _, _ := strings.Cut(location, "/")

@@ -14,7 +14,9 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/kilnhook/kiln/executor/view"
 	"github.com/kilnhook/kiln/infra/kiln/internal/cmd"
+	"github.com/kilnhook/kiln/infra/kiln/internal/show"
 )
 
 func main() {
@@ -24,8 +26,8 @@ func main() {
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	// A second signal ends the program at once.
-	context.AfterFunc(ctx, stop)
+	tty := terminal(os.Stdout)
+	context.AfterFunc(ctx, func() { endAtOnce(tty) })
 	exe, err := os.Executable()
 	if err != nil {
 		exe = os.Args[0]
@@ -39,22 +41,36 @@ func run() int {
 	}
 	return cmd.Run(ctx, cmd.Process{
 		Args: os.Args[1:], Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv,
-		Width: width(os.Stdout), Now: time.Now, Executable: exe, Version: versionName(),
+		Terminal: tty, Now: time.Now, Executable: exe, Version: versionName(),
 	})
 }
 
-// width tells the columns of the terminal at f; nil if it is none.
-func width(f *os.File) func() int {
+// endAtOnce ends the program at the next signal, and leaves the terminal in
+// order.
+func endAtOnce(tty show.Terminal) {
+	again := make(chan os.Signal, 1)
+	signal.Notify(again, os.Interrupt, syscall.SIGTERM)
+	<-again
+	if tty.Size != nil {
+		fmt.Print(view.ShowCursor)
+	}
+	os.Exit(cmd.ExitFailed)
+}
+
+// terminal is the terminal at f, if it is one.
+func terminal(f *os.File) show.Terminal {
 	fd := int(f.Fd())
-	if !term.IsTerminal(fd) || os.Getenv("TERM") == "dumb" {
-		return nil
+	if !term.IsTerminal(fd) {
+		return show.Terminal{}
 	}
-	return func() int {
-		if w, _, err := term.GetSize(fd); err == nil && w > 0 {
-			return w
+	size := func() (columns, rows int) {
+		columns, rows, err := term.GetSize(fd)
+		if err != nil || columns <= 0 || rows <= 0 {
+			return 80, 24
 		}
-		return 80
+		return columns, rows
 	}
+	return show.Terminal{Size: size, Abilities: view.AbilitiesOf(os.Getenv)}
 }
 
 // version is set by the linker.

@@ -4,37 +4,87 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 const (
-	tmpDir  = ".tmp"  // values on their way to a key
-	lockDir = ".lock" // one file a shard of keys, locked by whoever replaces or deletes
+	tmpDir     = ".tmp"     // values on their way to a key
+	journalDir = ".journal" // what was decided, and locks
 
 	staleTmp = time.Hour // age at which a file in tmpDir belongs to nobody any more
 )
 
-// Dir is a store in a directory: a file for each key. A value is durable and
-// complete when a call returns; after a crash, or seen by another process, a
-// key has its old value or its new one and never a part. Any number of
-// goroutines and processes of one machine may use a directory at once; on a
-// network filesystem it is only as good as that filesystem's locks and links.
+// Dir is a store in a directory: a file for each key, and a journal. A write is
+// durable when the call returns, by one sync of the journal, which all that write
+// at the same time share; then it is made in the files, where readers see it. The
+// files are put on disk from time to time, and the journal before that is
+// removed. Whoever opens the directory first after a crash repeats what the
+// journal holds.
+//
+// After a crash, or seen by another process, a key has its old value or its new
+// one and never a part. Any number of goroutines and processes of one machine may
+// use a directory at once; on a network filesystem it is only as good as that
+// filesystem's locks.
 type Dir struct {
-	root  *os.Root
-	locks *locks
-	dirs  *dirSync
+	tree
+	opts  DirOptions
+	locks writers
+	place *os.File // see place
+	users *os.File // locked, shared, by every process that has the directory open
+
+	mu      sync.Mutex
+	queue   []*write // that nobody has begun with
+	writing bool     // whether somebody works on the queue
+	broken  error    // why nothing can be written any more
+
+	current    *segment // of the writer
+	background sync.WaitGroup
+	tidying    sync.Mutex
 }
+
+// DirOptions of a store in a directory; the zero value works.
+type DirOptions struct {
+	// JournalBytes is the size at which the files are put on disk and the journal
+	// begins anew; 0 is 32 MiB.
+	JournalBytes int64
+	// Step is told of every step of a write when it is done, for tests that end
+	// the process there; nil tells nobody.
+	Step func(Step)
+}
+
+// Step is a step of a write, or of what is done from time to time.
+type Step string
+
+// The steps, in their order.
+const (
+	StepWritten Step = "written" // the journal has it, in memory
+	StepSynced  Step = "synced"  // the journal has it, on disk
+	StepApplied Step = "applied" // one key has its new value
+	StepNoted   Step = "noted"   // other processes know
+	StepRotated Step = "rotated" // the journal goes on in a new file
+	StepFlushed Step = "flushed" // all files are on disk
+	StepTidied  Step = "tidied"  // the old file of the journal is gone
+)
 
 // OpenDir opens the store in a directory and makes the directory if it is not
 // there. Close it when done.
-func OpenDir(dir string) (*Dir, error) {
+func OpenDir(dir string) (*Dir, error) { return OpenDirWith(dir, DirOptions{}) }
+
+// OpenDirWith is OpenDir with options.
+func OpenDirWith(dir string, opts DirOptions) (*Dir, error) {
+	if opts.JournalBytes <= 0 {
+		opts.JournalBytes = 32 << 20
+	}
+	if opts.Step == nil {
+		opts.Step = func(Step) {}
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make ledger directory: %w", err)
 	}
@@ -42,29 +92,71 @@ func OpenDir(dir string) (*Dir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open ledger directory: %w", err)
 	}
-	d := &Dir{root: root, locks: newLocks(root), dirs: newDirSync(root)}
+	d := &Dir{tree: tree{root: root}, opts: opts}
 	if err := d.prepare(); err != nil {
-		root.Close()
-		return nil, fmt.Errorf("open ledger %s: %w", dir, err)
+		return nil, fmt.Errorf("open ledger %s: %w", dir, errors.Join(err, d.Close()))
 	}
 	return d, nil
 }
 
-// prepare makes the store's own directories and tidies them.
+// prepare makes the store's own files, repeats what a crash left undone, and
+// tidies up.
 func (d *Dir) prepare() error {
-	for _, name := range []string{tmpDir, lockDir} {
-		if err := d.mkdirAll(name); err != nil {
+	for _, name := range []string{tmpDir, journalDir} {
+		if err := d.root.Mkdir(name, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}
-	if err := d.dirs.sync("."); err != nil {
+	for name, file := range map[string]**os.File{"turn": &d.locks.turn, "lock": &d.locks.work, "place": &d.place, "users": &d.users} {
+		f, err := d.root.OpenFile(path.Join(journalDir, name), os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return err
+		}
+		*file = f
+	}
+	if err := d.join(); err != nil {
 		return err
 	}
 	return d.sweepTmp()
 }
 
+// join enters this process among those that use the directory. The first repeats
+// the whole journal: the machine may have been restarted since.
+func (d *Dir) join() error {
+	err := flock(d.users, unix.LOCK_EX|unix.LOCK_NB)
+	alone := err == nil
+	if !alone && !errors.Is(err, unix.EWOULDBLOCK) {
+		return fmt.Errorf("lock directory: %w", err)
+	}
+	if alone {
+		if err := d.locks.lock(); err != nil {
+			return fmt.Errorf("lock journal: %w", err)
+		}
+		err = errors.Join(d.recover(), d.locks.unlock())
+		if err != nil {
+			return err
+		}
+	}
+	if err := flock(d.users, unix.LOCK_SH); err != nil { // waits for one that repeats
+		return fmt.Errorf("lock directory: %w", err)
+	}
+	return nil
+}
+
 // Close releases the directory. No other method may be running.
-func (d *Dir) Close() error { return d.root.Close() }
+func (d *Dir) Close() error {
+	d.background.Wait()
+	errs := []error{d.root.Close()}
+	for _, f := range []*os.File{d.locks.turn, d.locks.work, d.place, d.users} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	if d.current != nil {
+		errs = append(errs, d.current.file.Close())
+	}
+	return errors.Join(errs...)
+}
 
 // Get returns the value of a key and its version. The error wraps
 // fs.ErrNotExist if there is none.
@@ -86,12 +178,11 @@ func (d *Dir) Create(ctx context.Context, key string, data []byte) (version stri
 	if err := check(ctx, key, data); err != nil {
 		return "", err
 	}
-	tmp, err := d.writeTmp(data)
-	if err != nil {
-		return "", fmt.Errorf("create ledger key %s: %w", key, err)
+	err = d.write(ctx, entry{key: key, data: data}, "")
+	if errors.Is(err, ErrConflict) {
+		err = fs.ErrExist
 	}
-	defer func() { _ = d.root.Remove(tmp) }()
-	if err := d.link(tmp, key); err != nil {
+	if err != nil {
 		return "", fmt.Errorf("create ledger key %s: %w", key, err)
 	}
 	return versionOf(data), nil
@@ -101,18 +192,10 @@ func (d *Dir) Create(ctx context.Context, key string, data []byte) (version stri
 // returns the new version; the error wraps ErrConflict if it is not. The
 // version "" says that the key must have no value.
 func (d *Dir) Swap(ctx context.Context, key, version string, data []byte) (newVersion string, err error) {
-	if version == "" {
-		newVersion, err = d.Create(ctx, key, data)
-		if errors.Is(err, fs.ErrExist) {
-			return "", fmt.Errorf("swap ledger key %s: %w", key, ErrConflict)
-		}
-		return newVersion, err
-	}
 	if err := check(ctx, key, data); err != nil {
 		return "", err
 	}
-	err = d.locks.with(ctx, key, func() error { return d.replace(key, version, data) })
-	if err != nil {
+	if err := d.write(ctx, entry{key: key, data: data}, version); err != nil {
 		return "", fmt.Errorf("swap ledger key %s: %w", key, err)
 	}
 	return versionOf(data), nil
@@ -123,8 +206,7 @@ func (d *Dir) Delete(ctx context.Context, key string) error {
 	if err := check(ctx, key, nil); err != nil {
 		return err
 	}
-	err := d.locks.with(ctx, key, func() error { return d.remove(key) })
-	if err != nil {
+	if err := d.write(ctx, entry{key: key, deleted: true}, ""); err != nil {
 		return fmt.Errorf("delete ledger key %s: %w", key, err)
 	}
 	return nil
@@ -143,143 +225,6 @@ func check(ctx context.Context, key string, data []byte) error {
 		return context.Cause(ctx)
 	}
 	return nil
-}
-
-// read returns the content of a key's file. A directory is no value.
-func (d *Dir) read(key string) ([]byte, error) {
-	f, err := d.root.Open(key)
-	if err != nil {
-		return nil, notThere(err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(f)
-	if err != nil {
-		return nil, notThere(err)
-	}
-	return data, nil
-}
-
-// notThere turns the errors for a directory where a value is looked for, and
-// for a value where a directory is, into fs.ErrNotExist.
-func notThere(err error) error {
-	if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.ENOTDIR) {
-		return fs.ErrNotExist
-	}
-	return err
-}
-
-// replace puts data in the place of the value with the given version. The
-// caller holds the key's lock.
-func (d *Dir) replace(key, version string, data []byte) error {
-	old, err := d.read(key)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return ErrConflict
-	case err != nil:
-		return err
-	case versionOf(old) != version:
-		return ErrConflict
-	}
-	tmp, err := d.writeTmp(data)
-	if err != nil {
-		return err
-	}
-	if err := d.root.Rename(tmp, key); err != nil {
-		_ = d.root.Remove(tmp)
-		return err
-	}
-	return d.dirs.sync(path.Dir(key))
-}
-
-// remove deletes a key's file, and the directories that it leaves empty. The
-// caller holds the key's lock.
-func (d *Dir) remove(key string) error {
-	if info, err := d.root.Lstat(key); err == nil && info.IsDir() {
-		return nil
-	}
-	if err := gone(d.root.Remove(key)); err != nil {
-		return err
-	}
-	dir := path.Dir(key)
-	for dir != "." {
-		if d.root.Remove(dir) != nil {
-			break // not empty, or already gone
-		}
-		dir = path.Dir(dir)
-	}
-	return d.dirs.sync(dir)
-}
-
-// gone makes the absence of what is removed no error.
-func gone(err error) error {
-	if err == nil || errors.Is(notThere(err), fs.ErrNotExist) {
-		return nil
-	}
-	return err
-}
-
-// writeTmp writes data to a new file in tmpDir and returns its name.
-func (d *Dir) writeTmp(data []byte) (name string, err error) {
-	f, name, err := d.createTmp()
-	if err != nil {
-		return "", err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		_ = d.root.Remove(name)
-		return "", err
-	}
-	return name, nil
-}
-
-// link gives the file tmp the name of a key that must have none, making the
-// directories in between. That the key exists is certain only when every
-// directory above it is on disk, so they are synchronised whoever made them,
-// and also when somebody else was first.
-func (d *Dir) link(tmp, key string) error {
-	const attempts = 100 // a concurrent delete may remove the directory just made
-	var err error
-	for range attempts {
-		if err = d.mkdirAll(path.Dir(key)); err != nil {
-			return err
-		}
-		err = d.root.Link(tmp, key)
-		if err == nil || !errors.Is(err, fs.ErrNotExist) {
-			break
-		}
-	}
-	if err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	if syncErr := d.dirs.upTo(path.Dir(key)); syncErr != nil {
-		return syncErr
-	}
-	return err
-}
-
-// mkdirAll makes a directory and its parents. Others may make and delete the
-// same ones at the same time.
-func (d *Dir) mkdirAll(dir string) error {
-	if dir == "." {
-		return nil
-	}
-	err := d.root.Mkdir(dir, 0o700)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err := d.mkdirAll(path.Dir(dir)); err != nil {
-			return err
-		}
-		err = d.root.Mkdir(dir, 0o700)
-	}
-	if err == nil || errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
 }
 
 // isOwn reports whether a name in the store's directory is not a key's.

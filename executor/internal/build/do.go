@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/kilnhook/kiln/executor/internal/plan"
+	"github.com/kilnhook/kiln/executor/internal/progress"
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
 	"github.com/kilnhook/kiln/executor/internal/sandbox"
 	"github.com/kilnhook/kiln/executor/internal/step"
@@ -15,7 +16,9 @@ import (
 )
 
 // do carries out an operation on the stage's root.
-func (s *stage) do(ctx context.Context, tell *teller, op plan.Op) error {
+func (s *stage) do(ctx context.Context, tell *teller, op plan.Op) (err error) {
+	end := tell.meter().Begin(phaseOf(op), "")
+	defer func() { end(0, err) }()
 	s.wrote = nil
 	in := step.Inputs{
 		Context: s.Context, Ignore: s.Ignore, Fetch: s.Fetch, Repo: s.Repo, Spool: s.Spool, Now: s.created,
@@ -29,7 +32,7 @@ func (s *stage) do(ctx context.Context, tell *teller, op plan.Op) error {
 			from := s.files(c.From)
 			in.Context, in.Ignore = from.FS, from.Ignore
 		} else {
-			from, err := s.from(ctx, c.From)
+			from, err := s.from(ctx, c.From, tell.meter())
 			if err != nil {
 				return err
 			}
@@ -47,8 +50,9 @@ func (b *builder) files(src plan.Source) Files {
 	return Files{b.Context, b.Ignore}
 }
 
-// from returns the tree that a COPY --from or a mount reads.
-func (s *stage) from(ctx context.Context, src plan.Source) (rootfs.FS, error) {
+// from returns the tree that a COPY --from or a mount reads. meter is told if an
+// image is extracted for it.
+func (s *stage) from(ctx context.Context, src plan.Source, meter progress.Meter) (rootfs.FS, error) {
 	if src.IsScratch() {
 		return rootfs.NewMem(), nil
 	}
@@ -73,6 +77,7 @@ func (s *stage) from(ctx context.Context, src plan.Source) (rootfs.FS, error) {
 	if err != nil {
 		return nil, err
 	}
+	layers.Meter = meter
 	if v, err = s.Workspace.Image(ctx, layers); err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/kilnhook/kiln/executor/internal/cache"
 	"github.com/kilnhook/kiln/executor/internal/plan"
+	"github.com/kilnhook/kiln/executor/internal/progress"
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
 	"github.com/kilnhook/kiln/executor/internal/step"
 )
@@ -22,19 +23,33 @@ import (
 const keyVersion = "kiln/1"
 
 // caches tells whether steps of this kind are looked up and stored.
-func (s *stage) caches(op plan.Op) bool {
-	if s.Cache == nil || s.SingleLayer && s.isTarget() {
-		return false
+func (s *stage) caches(op plan.Op) bool { return s.uncached(op) == "" }
+
+// uncached says why steps of this kind are not looked up and stored; "" if they
+// are.
+func (s *stage) uncached(op plan.Op) string {
+	if s.Cache == nil {
+		return "the build has no cache"
+	}
+	if s.SingleLayer && s.isTarget() {
+		return "the step has no layer of its own with --single-snapshot"
 	}
 	switch op := op.(type) {
 	case plan.Run:
-		return !s.NoCacheRuns
-	case plan.Copy:
-		return s.CacheCopies
-	case plan.Add:
-		return s.CacheCopies && !unforeseen(op)
+		if s.NoCacheRuns {
+			return "RUN is not cached with --cache-run-layers=false"
+		}
+		return ""
+	case plan.Copy, plan.Add:
+		if !s.CacheCopies {
+			return "COPY and ADD are cached with --cache-copy-layers only"
+		}
+		if unforeseen(op) {
+			return "nothing pins what it downloads"
+		}
+		return ""
 	}
-	return false
+	return "its kind of instruction is never cached"
 }
 
 // layerForm is what the bytes of every layer depend on besides what is in it.
@@ -79,16 +94,18 @@ func stands(op plan.Op) bool {
 // lookUp moves the stage's key on and asks the cache for the layer of the n-th
 // operation, unless that was done ahead.
 func (s *stage) lookUp(ctx context.Context, tell *teller, n int, d *done) (hit bool, err error) {
+	op := s.operations[n]
+	tell.cache, tell.reason = progress.CacheOff, s.uncached(op)
 	if s.Cache == nil {
 		return false, nil
 	}
-	op := s.operations[n]
 	if n < len(s.ahead) {
-		s.key, s.layerKey = s.ahead[n].key, s.ahead[n].layerKey
+		s.key, s.layerKey, s.inputs = s.ahead[n].key, s.ahead[n].layerKey, s.ahead[n].inputs
 	} else if err := s.advance(op); err != nil {
 		return false, err
 	}
-	if !s.caches(op) {
+	tell.inputs = s.inputs
+	if tell.reason != "" {
 		return false, nil
 	}
 	e, err := s.ask(ctx, n)
@@ -99,16 +116,24 @@ func (s *stage) lookUp(ctx context.Context, tell *teller, n int, d *done) (hit b
 	defer s.mu.Unlock()
 	if !e.Hit() {
 		s.misses++
+		tell.cache, tell.reason = progress.CacheMiss, e.Miss
 		tell.note("not in the cache: " + e.Miss)
 		return false, nil
 	}
 	s.hits++
+	tell.cache = progress.CacheHit
 	if e.Empty {
 		return true, nil
 	}
 	d.layer = e.Layer
 	s.pending = append(s.pending, withIndex(e))
-	s.upload(ctx, e.Layer)
+	s.tellLayer(tell, e.Layer, e.Contents)
+	upload := func() { s.upload(ctx, tell.meter(), e.Layer) }
+	if s.unsure {
+		s.unheld = append(s.unheld, upload)
+	} else {
+		upload()
+	}
 	return true, nil
 }
 
@@ -161,6 +186,10 @@ func (s *stage) advance(op plan.Op) error {
 	if err != nil {
 		return err
 	}
+	s.inputs = &progress.Inputs{Before: brief(s.key), Instruction: brief(cache.NewKey(parts[:said]...))}
+	if len(parts) > said {
+		s.inputs.Content = brief(cache.NewKey(parts[said:]...))
+	}
 	s.key = s.key.Derive(parts...)
 	s.layerKey = s.key
 	if stands(op) {
@@ -168,6 +197,13 @@ func (s *stage) advance(op plan.Op) error {
 	}
 	return nil
 }
+
+// brief is enough of a key to tell it from others.
+func brief(k cache.Key) string { return k.String()[:12] }
+
+// said is how many of the parts that keyParts returns are what the step says;
+// those after are what it reads.
+const said = 3
 
 // keyParts is what op says and what it reads. Proxies and metadata are not
 // among it.

@@ -78,7 +78,7 @@ func (s *stage) mount(ctx context.Context, tell *teller, g *given, m plan.Mount)
 	var err error
 	switch m.Type {
 	case plan.MountBind:
-		out.Source, err = s.bindSource(ctx, m)
+		out.Source, err = s.bindSource(ctx, tell, m)
 	case plan.MountCache:
 		out.Source, err = s.openCache(ctx, tell, g, m)
 		out.Keep = true
@@ -119,9 +119,9 @@ func (s *stage) secret(g *given, m plan.Mount, out *workspace.Mount) (*workspace
 }
 
 // source returns the tree that a mount reads from, and what to call it.
-func (s *stage) source(ctx context.Context, from plan.Source) (tree rootfs.FS, name string, err error) {
+func (s *stage) source(ctx context.Context, tell *teller, from plan.Source) (tree rootfs.FS, name string, err error) {
 	if !from.IsFiles() {
-		tree, err := s.from(ctx, from)
+		tree, err := s.from(ctx, from, tell.meter())
 		return tree, from.String(), err
 	}
 	return s.contextTree(from)
@@ -156,8 +156,8 @@ func find(tree rootfs.FS, from, name string) (string, error) {
 // bindSource returns the path of what a bind shows: where it lies, or a copy of
 // it. Files of the build context belong to root, as with COPY, and those that
 // the ignore file excludes are not there.
-func (s *stage) bindSource(ctx context.Context, m plan.Mount) (string, error) {
-	tree, from, err := s.source(ctx, m.From)
+func (s *stage) bindSource(ctx context.Context, tell *teller, m plan.Mount) (string, error) {
+	tree, from, err := s.source(ctx, tell, m.From)
 	if err != nil {
 		return "", err
 	}
@@ -234,7 +234,7 @@ func (s *stage) openCache(ctx context.Context, tell *teller, g *given, m plan.Mo
 	if s.Mounts.Caches == nil {
 		return "", errors.New("there is no directory for caches")
 	}
-	begins, fill, err := s.beginning(ctx, m)
+	begins, fill, err := s.beginning(ctx, tell, m)
 	if err != nil {
 		return "", err
 	}
@@ -260,7 +260,7 @@ func (s *stage) openCache(ctx context.Context, tell *teller, g *given, m plan.Mo
 
 // beginning identifies what a new cache is filled with, and returns what does
 // it: "" and nil for nothing.
-func (s *stage) beginning(ctx context.Context, m plan.Mount) (id string, fill func(*rootfs.Dir) error, err error) {
+func (s *stage) beginning(ctx context.Context, tell *teller, m plan.Mount) (id string, fill func(*rootfs.Dir) error, err error) {
 	from := m.From
 	if from.IsContext() {
 		from = plan.Scratch()
@@ -268,7 +268,7 @@ func (s *stage) beginning(ctx context.Context, m plan.Mount) (id string, fill fu
 	if from.IsScratch() && m.Source == "." {
 		return "", nil, nil
 	}
-	tree, where, err := s.source(ctx, from)
+	tree, where, err := s.source(ctx, tell, from)
 	if err != nil {
 		return "", nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -35,15 +36,16 @@ type stage struct {
 
 	grounding sync.Mutex // while the root is made, or one that stands on it
 	root      workspace.Root
-	outline   bool       // root is one of Outlines
-	pending   []v1.Layer // that the cache had and the root does not
-	done      []done     // parents' steps included
-	key       cache.Key  // of everything up to the last step
-	layerKey  cache.Key  // of the last step's layer
-	view      rootfs.FS  // to copy from, once finished
-	wrote     []string   // names in the layer of the last step, if it stands alone
-	owed      bool       // steps were done whose changes are in no layer yet
-	ops       int        // operations begun
+	outline   bool             // root is one of Outlines
+	pending   []v1.Layer       // that the cache had and the root does not
+	done      []done           // parents' steps included
+	key       cache.Key        // of everything up to the last step
+	layerKey  cache.Key        // of the last step's layer
+	inputs    *progress.Inputs // of key
+	view      rootfs.FS        // to copy from, once finished
+	wrote     []string         // names in the layer of the last step, if it stands alone
+	owed      bool             // steps were done whose changes are in no layer yet
+	ops       int              // operations begun
 }
 
 // done is a step that was carried out.
@@ -84,33 +86,67 @@ func (s *stage) begin(ctx context.Context) error {
 		return nil
 	}
 	var err error
-	if s.image, err = s.Image(ctx, s.plan.Base.Digest); err != nil {
+	if s.plan.Base.Digest == s.bottom().Base.Digest {
+		s.image, err = s.base()
+	} else {
+		s.image, err = s.Image(ctx, s.plan.Base.Digest)
+	}
+	if err != nil {
 		return err
+	}
+	if !s.use.layers {
+		return nil
 	}
 	return s.uploadBase(ctx)
 }
 
+// bottom is the stage at the bottom of the result.
+func (b *builder) bottom() *plan.Stage {
+	p := b.plan.Final()
+	for p.Base.Stage != nil {
+		p = &b.plan.Stages[*p.Base.Stage]
+	}
+	return p
+}
+
+// resultBase is the image that the result stands on.
+func (b *builder) resultBase(ctx context.Context) (v1.Image, error) {
+	img, err := b.Image(ctx, b.bottom().Base.Digest)
+	if err != nil || b.Share == nil || b.Upload == nil {
+		return img, err
+	}
+	return b.Share(img)
+}
+
 // uploadBase hands on the layers of the image that the result stands on.
 func (s *stage) uploadBase(ctx context.Context) error {
-	if !s.use.layers || s.Upload == nil {
-		return nil
-	}
 	layers, err := s.image.Layers()
 	if err != nil {
 		return fmt.Errorf("read layers of %s: %w", s.plan.Base.Ref, err)
 	}
+	tell := s.from0()
 	for _, l := range layers {
-		s.upload(ctx, l)
+		s.tellLayer(tell, l, nil)
+		s.upload(ctx, tell.meter(), l)
 	}
 	return nil
 }
 
 // upload hands a layer on in the background.
-func (s *stage) upload(ctx context.Context, l v1.Layer) {
+func (s *stage) upload(ctx context.Context, meter progress.Meter, l v1.Layer) {
 	if s.Upload == nil || !s.use.layers {
 		return
 	}
-	s.work.Go(func() error { return s.Upload(ctx, l) })
+	s.work.Go(func() error {
+		var sent atomic.Int64
+		end := meter.Begin(progress.PhasePush, layerName(l))
+		err := s.Upload(ctx, l, func(done, total int64) {
+			sent.Store(done)
+			meter.Bytes(progress.PhasePush, "push layer", done, total)
+		})
+		end(sent.Load(), err)
+		return err
+	})
 }
 
 // step carries out one step.
@@ -175,8 +211,12 @@ func (s *stage) ground(ctx context.Context, n int) error {
 			return err
 		}
 	}
+	meter := s.from0().meter()
 	for _, l := range s.pending {
-		if err := workspace.Apply(ctx, s.root, l); err != nil {
+		end := meter.Begin(progress.PhaseExtract, layerName(l))
+		err := workspace.Apply(ctx, s.root, l)
+		end(0, err)
+		if err != nil {
 			return err
 		}
 	}
@@ -218,7 +258,8 @@ func (s *stage) makeRoot(ctx context.Context, n int) error {
 		return err
 	}
 	s.outline = s.Outlines != nil && (s.parent == nil || s.parent.outline) && !s.onDisk(n)
-	tell := s.teller(0, s.plan.Text, s.plan.Pos)
+	tell := s.from0()
+	g.Image.Meter = tell.meter()
 	if s.outline {
 		tell.started(progress.PhaseLoad)
 		s.root, err = s.Outlines.Begin(ctx, g)
@@ -268,7 +309,9 @@ func imageOf(img v1.Image) (workspace.Image, error) {
 // layer that holds nothing, as BuildKit gives it.
 func (s *stage) commit(ctx context.Context, tell *teller, op plan.Op, d *done) error {
 	tell.phase(progress.PhaseSnapshot)
+	end := tell.meter().Begin(progress.PhaseSnapshot, "")
 	c, err := s.root.Commit(ctx)
+	end(0, err)
 	if err != nil {
 		return err
 	}
@@ -283,10 +326,16 @@ func (s *stage) commit(ctx context.Context, tell *teller, op plan.Op, d *done) e
 	d.layer = blob
 	fill := func() error {
 		defer c.Release()
-		return blob.Fill(ctx, c.FS, s.included(c.Changes), layer.WriteOptions{Learn: c.Learn, Clamp: s.Epoch})
+		end := tell.meter().Begin(progress.PhaseLayer, "")
+		err := blob.Fill(ctx, c.FS, s.included(c.Changes), layer.WriteOptions{Learn: c.Learn, Clamp: s.Epoch})
+		end(blob.Written(), err)
+		if err == nil {
+			s.tellLayer(tell, blob, blob.Contents())
+		}
+		return err
 	}
 	s.noteMade(s.layerKey, op, blob)
-	s.upload(ctx, blob)
+	s.upload(ctx, tell.meter(), blob)
 	if !c.Stable || s.Cache != nil && unforeseen(op) {
 		tell.phase(progress.PhaseLayer)
 		if err := fill(); err != nil {
@@ -359,6 +408,7 @@ func (s *stage) finish(ctx context.Context) error {
 				return err
 			}
 		}
+		img.Meter = s.from0().meter()
 		var err error
 		s.view, err = s.Workspace.Image(ctx, img)
 		return err

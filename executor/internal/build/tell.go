@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
 	"github.com/kilnhook/kiln/executor/internal/dockerfile"
 	"github.com/kilnhook/kiln/executor/internal/plan"
 	"github.com/kilnhook/kiln/executor/internal/progress"
@@ -18,6 +20,43 @@ type teller struct {
 	now   func() time.Time
 	event progress.Event // what all events of the step have in common
 	begun time.Time
+
+	cache  progress.Cache // what it did for the step
+	reason string         // why that is no hit
+	inputs *progress.Inputs
+}
+
+// from0 tells about the stage's FROM.
+func (s *stage) from0() *teller { return s.teller(0, s.plan.Text, s.plan.Pos) }
+
+// meter tells of the step's phases.
+func (t *teller) meter() progress.Meter {
+	return progress.Meter{Sink: t.sink, Now: t.now, ID: t.event.ID}
+}
+
+// tellLayer tells of a layer of the image, whose digest is known.
+func (s *stage) tellLayer(tell *teller, l v1.Layer, contents *progress.Contents) {
+	if !s.use.layers {
+		return
+	}
+	digest, err := l.Digest()
+	if err != nil {
+		return
+	}
+	size, err := l.Size()
+	if err != nil {
+		return
+	}
+	tell.send(progress.Event{Kind: progress.KindLayer, Layer: &progress.Layer{Digest: digest.String(), Size: size, Contents: contents}})
+}
+
+// layerName is a short name for a layer; "" while its digest is not known.
+func layerName(l v1.Layer) string {
+	h, err := l.Digest()
+	if err != nil {
+		return ""
+	}
+	return h.Hex[:min(12, len(h.Hex))]
 }
 
 // teller tells about the n-th of the stage's operations; 0 is its FROM.
@@ -75,6 +114,7 @@ func (t *teller) ended(hit bool, err error) {
 	case hit:
 		e.State = progress.StateCached
 	}
+	e.Cache, e.Reason, e.Inputs = t.cache, t.reason, t.inputs
 	t.send(e)
 }
 

@@ -8,10 +8,13 @@ import (
 	"sync"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/kilnhook/kiln/executor/internal/progress"
 )
 
 // gated is a layer whose bytes come once somebody lets them.
@@ -60,8 +63,18 @@ func TestFetchAhead(t *testing.T) {
 		l.Layer = static.NewLayer(nil, types.OCIUncompressedLayer)
 		in = append(in, l)
 	}
+	var mu sync.Mutex
+	told := map[string]int64{} // bytes by state and error
+	meter := progress.Meter{ID: "1.0", Now: time.Now, Sink: func(e progress.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		if e.Kind != progress.KindPhase || e.Phase != progress.PhasePull || e.ID != "1.0" {
+			t.Errorf("told %+v", e)
+		}
+		told[strings.TrimSpace(string(e.State)+" "+e.Error)] += max(e.Current, 1)
+	}}
 	dir := t.TempDir()
-	ahead, stop := FetchAhead(t.Context(), dir, in)
+	ahead, stop := FetchAhead(t.Context(), dir, in, meter)
 	defer stop()
 	for _, l := range layers[1:] {
 		<-l.asked // though nobody has read anything
@@ -109,6 +122,10 @@ func TestFetchAhead(t *testing.T) {
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v %v", left, err)
 	}
+	// Five times a layer was opened; that which failed was opened again.
+	if told["started"] < 5 || told["failed broken"] != 1 || told["done"] < int64(len("first")+len(body)+len("third")) {
+		t.Errorf("told %v", told)
+	}
 }
 
 // Who stops early waits for nothing.
@@ -116,7 +133,7 @@ func TestFetchAheadStops(t *testing.T) {
 	r, w := io.Pipe()
 	defer w.Close()
 	slow := &gated{Layer: static.NewLayer(nil, types.OCIUncompressedLayer), asked: make(chan struct{}), open: func() (io.ReadCloser, error) { return r, nil }}
-	_, stop := FetchAhead(t.Context(), t.TempDir(), []v1.Layer{slow, slow, slow})
+	_, stop := FetchAhead(t.Context(), t.TempDir(), []v1.Layer{slow, slow, slow}, progress.Meter{})
 	<-slow.asked
 	done := make(chan struct{})
 	go func() { stop(); close(done) }()

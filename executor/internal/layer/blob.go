@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/stream"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"github.com/kilnhook/kiln/executor/internal/progress"
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
 	"github.com/kilnhook/kiln/executor/internal/snapshot"
 )
@@ -31,6 +32,8 @@ type Blob struct {
 	err     error
 	digest  v1.Hash
 	diffID  v1.Hash
+
+	contents *progress.Contents // nil unless Fill wrote it
 }
 
 var _ v1.Layer = (*Blob)(nil)
@@ -50,9 +53,11 @@ func NewBlob(dir string, how Compression) (*Blob, error) {
 // once. When it returns nothing reads fsys any more. Readers of the layer see
 // its error.
 func (b *Blob) Fill(ctx context.Context, fsys rootfs.FS, changes []snapshot.Change, opt WriteOptions) error {
+	opt.contents = &progress.Contents{}
 	sums, err := b.fill(ctx, fsys, changes, opt)
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.contents = opt.contents
 	b.done, b.err = true, err
 	b.digest = v1.Hash{Algorithm: "sha256", Hex: fmt.Sprintf("%x", sums.Digest)}
 	b.diffID = v1.Hash{Algorithm: "sha256", Hex: fmt.Sprintf("%x", sums.DiffID)}
@@ -123,6 +128,16 @@ func (g *growing) Write(p []byte) (int, error) {
 
 // Remove deletes the file. The layer can no longer be read.
 func (b *Blob) Remove() error { return errors.Join(os.Remove(b.path), os.Remove(b.indexPath())) }
+
+// Contents says what Fill has put into the layer; nil unless it has ended well.
+func (b *Blob) Contents() *progress.Contents {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.computed() != nil {
+		return nil
+	}
+	return b.contents
+}
 
 // Written returns how many compressed bytes there are so far.
 func (b *Blob) Written() int64 {
@@ -226,6 +241,16 @@ func (r *follower) Read(p []byte) (int, error) {
 	}
 	n, err := r.f.Read(p[:min(int64(len(p)), avail)])
 	r.off += int64(n)
+	return n, err
+}
+
+// Seek implements io.Seeker from the start of the layer.
+func (r *follower) Seek(offset int64, whence int) (int64, error) {
+	if whence != io.SeekStart || offset < 0 {
+		return 0, fmt.Errorf("read spooled layer: %w", errors.ErrUnsupported)
+	}
+	n, err := r.f.Seek(offset, io.SeekStart)
+	r.off = n
 	return n, err
 }
 

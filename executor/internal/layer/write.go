@@ -12,6 +12,7 @@ import (
 	"path"
 	"time"
 
+	"github.com/kilnhook/kiln/executor/internal/progress"
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
 	"github.com/kilnhook/kiln/executor/internal/snapshot"
 )
@@ -24,7 +25,8 @@ type WriteOptions struct {
 	// becomes it (SOURCE_DATE_EPOCH).
 	Clamp time.Time
 
-	index *indexWriter // of what is written; may be nil
+	index    *indexWriter       // of what is written; may be nil
+	contents *progress.Contents // counts what is written; may be nil
 }
 
 // whiteoutPrefix marks a deleted file, and opaqueMarker a directory of which
@@ -85,6 +87,9 @@ func (w *writer) change(c snapshot.Change) error {
 			Format:   tar.FormatPAX,
 		}
 		w.indexed(h, emptyPrint(), nil)
+		if w.opt.contents != nil {
+			w.opt.contents.Removed++
+		}
 		return w.tw.WriteHeader(h)
 	}
 	if w.dirs[c.Name] {
@@ -127,12 +132,14 @@ func (w *writer) entry(e rootfs.Entry) error {
 	if e.Nlink > 1 && e.Inode != (rootfs.Inode{}) {
 		if first, ok := w.inodes[e.Inode]; ok {
 			h.Typeflag, h.Linkname, h.Size = tar.TypeLink, first, 0
+			w.count(h)
 			w.learn(e, w.prints[first])
 			w.indexed(h, snapshot.Print{}, nil)
 			return w.tw.WriteHeader(h)
 		}
 		w.inodes[e.Inode] = e.Name
 	}
+	w.count(h)
 	if err := w.tw.WriteHeader(h); err != nil {
 		return err
 	}
@@ -144,6 +151,18 @@ func (w *writer) entry(e rootfs.Entry) error {
 	}
 	w.indexed(h, snapshot.Print{}, nil)
 	return nil
+}
+
+// count counts what is not a directory. A further name of a file has no bytes.
+func (w *writer) count(h *tar.Header) {
+	c := w.opt.contents
+	switch {
+	case c == nil:
+	case h.Typeflag == tar.TypeReg && h.Size > 0:
+		c.Add(h.Name, h.Size)
+	default:
+		c.Files++
+	}
 }
 
 // indexed writes into the index what the layer has.

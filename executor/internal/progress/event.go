@@ -1,9 +1,11 @@
-// Package progress says what a build is doing. A build sends events to a Sink;
-// a renderer turns them into plain lines, JSON lines or a live view of a
-// terminal.
+// Package progress says what a build is doing: a build sends events to a Sink.
+// Package view shows them.
 package progress
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Kind says what an event is about.
 type Kind string
@@ -15,6 +17,8 @@ const (
 	KindBytes  Kind = "bytes"  // how far a transfer is
 	KindNote   Kind = "note"   // something a person should know
 	KindResult Kind = "result" // the end: digest or error
+	KindPhase  Kind = "phase"  // a step began or ended a phase; phases of one step may overlap and outlast it
+	KindLayer  Kind = "layer"  // a layer of the image is known
 )
 
 // Phase says what a step does at the moment.
@@ -62,6 +66,67 @@ type Event struct {
 	MS      int64     `json:"ms,omitempty"`      // how long a finished step took, in milliseconds
 	Error   string    `json:"error,omitempty"`   // of a failed step
 	Pos     string    `json:"pos,omitempty"`     // "Dockerfile:7"
+	Cache   Cache     `json:"cache,omitempty"`   // of a step that is over and has an operation
+	Reason  string    `json:"reason,omitempty"`  // why Cache is not CacheHit
+	Inputs  *Inputs   `json:"inputs,omitempty"`  // of a step whose key is known
+	Layer   *Layer    `json:"layer,omitempty"`   // of KindLayer
+}
+
+// Cache says what the cache did for a step.
+type Cache string
+
+// What a cache can do for a step.
+const (
+	CacheHit  Cache = "hit"  // it had the step's layer
+	CacheMiss Cache = "miss" // it was asked in vain
+	CacheOff  Cache = "off"  // it was not asked
+)
+
+// Inputs are hashes of what a step's key is made of, 12 hex digits each. Steps of
+// two builds whose keys differ differ in at least one of them.
+type Inputs struct {
+	Before      string `json:"before"`            // everything up to the step before
+	Instruction string `json:"instruction"`       // what the step says, with its variables
+	Content     string `json:"content,omitempty"` // the files, stages and images that it reads
+}
+
+// Layer is a layer of the image.
+type Layer struct {
+	Digest   string    `json:"digest"`
+	Size     int64     `json:"size"`               // compressed bytes
+	Contents *Contents `json:"contents,omitempty"` // nil if they are not known
+}
+
+// MaxLargest is how many files Contents names.
+const MaxLargest = 10
+
+// Contents says what is in a layer.
+type Contents struct {
+	Files   int    `json:"files"`             // all but directories and whiteouts
+	Removed int    `json:"removed,omitempty"` // whiteouts
+	Bytes   int64  `json:"bytes"`             // of regular files, uncompressed
+	Largest []File `json:"largest,omitempty"` // regular files, the largest first, at most MaxLargest
+}
+
+// File is a regular file in a layer.
+type File struct {
+	Path string `json:"path"` // without a slash before it
+	Size int64  `json:"size"` // bytes
+}
+
+// Add counts a regular file.
+func (c *Contents) Add(path string, size int64) {
+	c.Files++
+	c.Bytes += size
+	at := len(c.Largest)
+	for at > 0 && c.Largest[at-1].Size < size {
+		at--
+	}
+	if size == 0 || at == MaxLargest {
+		return
+	}
+	c.Largest = slices.Insert(c.Largest, at, File{path, size})
+	c.Largest = c.Largest[:min(len(c.Largest), MaxLargest)]
 }
 
 // Sink takes events. It may be called by several goroutines at once and must
@@ -73,44 +138,4 @@ func (s Sink) Send(e Event) {
 	if s != nil {
 		s(e)
 	}
-}
-
-// final says whether a step in state s is over.
-func (s State) final() bool { return s == StateDone || s == StateCached || s == StateFailed }
-
-// byteInterval is how often the progress of one transfer is told.
-const byteInterval = time.Second
-
-// throttle thins out byte progress. The first event of a transfer counts as
-// told, so that short transfers are not mentioned at all.
-type throttle struct {
-	last map[string]time.Time // by id and name
-	told map[string]bool
-}
-
-func newThrottle() *throttle {
-	return &throttle{last: map[string]time.Time{}, told: map[string]bool{}}
-}
-
-// pass says whether e is to be told: after a second without, and at the end of
-// a transfer that was mentioned before.
-func (t *throttle) pass(e Event) bool {
-	key := e.ID + "\x00" + string(e.Phase) + "\x00" + e.Name
-	last, seen := t.last[key]
-	if e.Total > 0 && e.Current >= e.Total {
-		told := t.told[key]
-		delete(t.last, key)
-		delete(t.told, key)
-		return told
-	}
-	if !seen {
-		t.last[key] = e.Time
-		return false
-	}
-	if e.Time.Sub(last) < byteInterval {
-		return false
-	}
-	t.last[key] = e.Time
-	t.told[key] = true
-	return true
 }

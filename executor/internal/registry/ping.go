@@ -2,17 +2,23 @@ package registry
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net/http"
 	"sync"
+	"time"
 )
 
 // pings remembers what registries answer when they are asked how to log in
 // (distribution-spec, "Determining Support"). Every client of every repository
 // asks first, and the answer is the same each time: this saves the round trips.
+//
+// Where http may be spoken it is asked for at the same time as https, so that it is
+// known already when https turns out not to be served.
 type pings struct {
-	next http.RoundTripper
+	next  http.RoundTripper
+	plain func(host string) bool // whether http may be spoken
 
 	mu      sync.Mutex
 	seen    map[string]*pong // by scheme and host
@@ -27,8 +33,8 @@ type pong struct {
 	failed error // of https, where the registry speaks http
 }
 
-func newPings(next http.RoundTripper) *pings {
-	return &pings{next: next, seen: map[string]*pong{}, refused: map[string]error{}}
+func newPings(next http.RoundTripper, plain func(host string) bool) *pings {
+	return &pings{next: next, plain: plain, seen: map[string]*pong{}, refused: map[string]error{}}
 }
 
 // maxPong is how much of an answer is read, in bytes.
@@ -47,6 +53,9 @@ func (p *pings) RoundTrip(req *http.Request) (*http.Response, error) {
 			known = &pong{done: make(chan struct{})}
 			p.seen[key] = known
 			p.mu.Unlock()
+			if req.URL.Scheme == "https" && p.plain(req.URL.Host) {
+				go p.askPlain(req)
+			}
 			return p.ask(req, key, known)
 		}
 		p.mu.Unlock()
@@ -64,6 +73,37 @@ func (p *pings) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
+// maxPlain is how long the answer to a question may take that nobody waits for yet.
+const maxPlain = 30 * time.Second
+
+// askPlain asks what req asks, by http.
+func (p *pings) askPlain(req *http.Request) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), maxPlain)
+	defer cancel()
+	req = req.Clone(ctx)
+	req.URL.Scheme = "http"
+	if resp, err := p.RoundTrip(req); err == nil {
+		_ = resp.Body.Close()
+	}
+}
+
+// speaks tells whether a registry is known to answer by a scheme without wanting to
+// be logged in to; known is false if it was not asked yet.
+func (p *pings) speaks(scheme, host string) (open, known bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	k := p.seen[scheme+"://"+host]
+	if k == nil {
+		return false, false
+	}
+	select {
+	case <-k.done:
+		return k.resp != nil && k.resp.StatusCode == http.StatusOK, true
+	default:
+		return false, false
+	}
+}
+
 // ask asks for all who wait.
 func (p *pings) ask(req *http.Request, key string, k *pong) (*http.Response, error) {
 	resp, err := p.next.RoundTrip(req)
@@ -74,6 +114,7 @@ func (p *pings) ask(req *http.Request, key string, k *pong) (*http.Response, err
 		delete(p.seen, key)
 		if req.URL.Scheme == "https" && req.Context().Err() == nil {
 			p.refused[req.URL.Host] = err
+			p.settle(req.URL.Host)
 		}
 		return nil, err
 	}
@@ -89,10 +130,19 @@ func (p *pings) ask(req *http.Request, key string, k *pong) (*http.Response, err
 	kept := *resp
 	kept.Body, kept.Request = nil, nil
 	k.resp, k.body = &kept, body
-	if err := p.refused[req.URL.Host]; err != nil && req.URL.Scheme == "http" {
-		p.seen["https://"+req.URL.Host] = &pong{done: k.done, failed: err}
-	}
+	p.settle(req.URL.Host)
 	return k.answer(req), nil
+}
+
+// settle remembers that a host speaks http and no https, once both are known.
+func (p *pings) settle(host string) {
+	plain, err := p.seen["http://"+host], p.refused[host]
+	if err == nil || plain == nil || plain.resp == nil {
+		return
+	}
+	done := make(chan struct{})
+	close(done)
+	p.seen["https://"+host] = &pong{done: done, failed: err}
 }
 
 func (k *pong) answer(req *http.Request) *http.Response {

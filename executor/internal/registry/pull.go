@@ -110,6 +110,7 @@ func (c *Client) places(s string) ([]name.Reference, error) {
 
 // imageAt reads an image from one place.
 func (c *Client) imageAt(ctx context.Context, ref name.Reference, p v1.Platform) (v1.Image, error) {
+	defer c.guess.manifest(ctx, ref, c.opt.Keychain, c.opt.UserAgent)()
 	desc, err := c.puller.Get(ctx, ref)
 	if err != nil {
 		return nil, err

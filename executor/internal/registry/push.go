@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/partial"
-	ggcr "github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -20,9 +18,9 @@ const maxUploads = 4
 // Push sends an image to its destinations: layers as they are made, then the
 // manifest, tags last. It is safe for concurrent use.
 type Push struct {
-	c     *Client
-	repos []name.Repository // each once
-	tags  []name.Tag        // of all destinations, each once
+	c       *Client
+	targets []*target  // repositories, each once
+	tags    []name.Tag // of all destinations, each once
 }
 
 // Push prepares a push to destinations, which are "registry/repository:tag";
@@ -41,13 +39,23 @@ func (c *Client) Push(dests ...string) (*Push, error) {
 		}
 		if repo := tag.Repository; !seen[repo.Name()+"/"] {
 			seen[repo.Name()+"/"] = true
-			p.repos = append(p.repos, repo)
+			p.targets = append(p.targets, newTarget(c, repo))
 		}
 	}
-	if len(p.repos) == 0 {
+	if len(p.targets) == 0 {
 		return nil, errors.New("push: no destination is given")
 	}
 	return p, nil
+}
+
+// Only tells whether a registry is the only one that is pushed to.
+func (p *Push) Only(host string) bool {
+	for _, t := range p.targets {
+		if t.repo.RegistryStr() != host {
+			return false
+		}
+	}
+	return true
 }
 
 func (c *Client) destination(dest string) (name.Tag, error) {
@@ -62,35 +70,34 @@ func (c *Client) destination(dest string) (name.Tag, error) {
 }
 
 // Finish uploads what is not there yet, puts the manifest under its digest in
-// every repository and, unless byDigestOnly, moves the tags to it. When it
-// returns an error no tag was moved, or some were if the error is about a tag.
+// every repository and, unless byDigestOnly, moves the tags to it. A manifest that
+// goes under one tag only is put there at once, which puts it under its digest too.
+// When it returns an error no tag was moved, or some were if the error is about a tag.
 func (p *Push) Finish(ctx context.Context, img v1.Image, byDigestOnly bool) (v1.Hash, error) {
-	digest, err := img.Digest()
+	m, err := manifestOf(img)
 	if err != nil {
 		return v1.Hash{}, fmt.Errorf("push image: %w", err)
 	}
 	if err := p.blobs(ctx, img); err != nil {
 		return v1.Hash{}, err
 	}
-	for _, repo := range p.repos {
-		ref := repo.Digest(digest.String())
-		if err := p.put(ctx, ref, img); err != nil {
-			return v1.Hash{}, fmt.Errorf("push manifest %s: %w", ref, p.c.explain(err, repo))
+	if byDigestOnly || len(p.tags) > 1 {
+		var group errgroup.Group
+		for _, t := range p.targets {
+			group.Go(func() error { return t.digest(ctx, m) })
+		}
+		if err := group.Wait(); err != nil {
+			return v1.Hash{}, err
 		}
 	}
 	if byDigestOnly {
-		return digest, nil
+		return m.digest, nil
 	}
+	var group errgroup.Group
 	for _, tag := range p.tags {
-		err := p.put(ctx, tag, img)
-		if err != nil && isImmutable(err) {
-			err = p.immutable(ctx, tag, digest, err)
-		}
-		if err != nil {
-			return v1.Hash{}, fmt.Errorf("push tag %s: %w", tag, p.c.explain(err, tag.Repository))
-		}
+		group.Go(func() error { return p.tag(ctx, tag, m) })
 	}
-	return digest, nil
+	return m.digest, group.Wait()
 }
 
 // blobs uploads the layers and the config.
@@ -111,12 +118,6 @@ func (p *Push) blobs(ctx context.Context, img v1.Image) error {
 	return group.Wait()
 }
 
-func (p *Push) put(ctx context.Context, ref name.Reference, img v1.Image) error {
-	return p.c.again(ctx, p.c.opt.PushRetry, func() error {
-		return p.c.destPusher.Put(ctx, ref, img)
-	})
-}
-
 // isImmutable knows the answers of Artifact Registry and ECR for a tag that
 // must not be moved.
 func isImmutable(err error) bool {
@@ -131,74 +132,47 @@ func isImmutable(err error) bool {
 	return false
 }
 
-// immutable decides what a tag that cannot be moved means: nothing if it is
-// where it should be.
-func (p *Push) immutable(ctx context.Context, tag name.Tag, digest v1.Hash, err error) error {
-	desc, headErr := p.c.destPuller.Head(ctx, tag)
-	if headErr == nil && desc.Digest == digest {
-		return nil
+// Check asks the registries of all destinations whether we may push there: uploads
+// are begun, which are used later. Close gives up those that are not.
+func (p *Push) Check(ctx context.Context) error {
+	var group errgroup.Group
+	for _, t := range p.targets {
+		group.Go(func() error {
+			if err := p.c.again(ctx, p.c.opt.PushRetry, func() error { return p.c.thrice(ctx, func() error { return t.check(ctx) }) }); err != nil {
+				return fmt.Errorf("check push permission for %s: %w", p.tagOf(t), p.c.explain(err, t.repo))
+			}
+			return nil
+		})
 	}
-	if !p.c.opt.IgnoreImmutableTagErrors {
-		return err
+	return group.Wait()
+}
+
+// tagOf is the first destination in a repository.
+func (p *Push) tagOf(t *target) name.Tag {
+	for _, tag := range p.tags {
+		if tag.Repository == t.repo {
+			return tag
+		}
 	}
-	p.c.opt.Log.Warn("tag is immutable and was not moved", "tag", tag.String(), "digest", digest.String(), "err", err)
-	return nil
+	return name.Tag{Repository: t.repo}
+}
+
+// Close gives up what was begun and not used.
+func (p *Push) Close(ctx context.Context) {
+	for _, t := range p.targets {
+		t.close(ctx)
+	}
 }
 
 // CheckPush asks the registry of a destination whether we may push there: an
 // upload is begun and cancelled.
 func (c *Client) CheckPush(ctx context.Context, dest string) error {
-	tag, err := c.destination(dest)
+	p, err := c.Push(dest)
 	if err != nil {
 		return err
 	}
-	err = c.again(ctx, c.opt.PushRetry, func() error { return c.beginUpload(ctx, tag.Repository) })
-	if err != nil {
-		return fmt.Errorf("check push permission for %s: %w", tag, c.explain(err, tag.Repository))
-	}
-	return nil
-}
-
-func (c *Client) beginUpload(ctx context.Context, repo name.Repository) error {
-	auth, err := resolve(ctx, c.opt.Keychain, repo)
-	if err != nil {
-		return err
-	}
-	rt, err := ggcr.NewWithContext(ctx, repo.Registry, auth, ggcr.NewUserAgent(c.destTripper, c.opt.UserAgent), []string{repo.Scope(ggcr.PushScope)})
-	if err != nil {
-		return err
-	}
-	client := &http.Client{Transport: rt}
-	url := fmt.Sprintf("%s://%s/v2/%s/blobs/uploads/", repo.Scheme(), repo.RegistryStr(), repo.RepositoryStr())
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, http.NoBody)
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	if err := ggcr.CheckError(resp, http.StatusCreated, http.StatusAccepted); err != nil {
-		return err
-	}
-	c.cancelUpload(ctx, client, resp)
-	return nil
-}
-
-// cancelUpload lets the registry forget an upload. That it may fail does not
-// matter: registries forget uploads by themselves in time.
-func (c *Client) cancelUpload(ctx context.Context, client *http.Client, begun *http.Response) {
-	location, err := begun.Location()
-	if err != nil || location.Host != begun.Request.URL.Host {
-		return
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodDelete, location.String(), http.NoBody)
-	if err != nil {
-		return
-	}
-	if resp, err := client.Do(req); err == nil {
-		_ = resp.Body.Close()
-	}
+	err = p.Check(ctx)
+	p.Close(ctx)
+	c.Close()
+	return err
 }

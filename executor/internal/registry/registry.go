@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -82,13 +83,17 @@ type Client struct {
 	opt    Options
 	maps   map[string][]string
 	puller *remote.Puller // for base images
+	guess  *guesses
 
 	// For destinations and caches:
-	destPuller   *remote.Puller
-	destPusher   *remote.Pusher
-	streamPusher *remote.Pusher // without retries: what it sends may come only once
-	destTripper  http.RoundTripper
-	destOptions  []remote.Option
+	destPuller  *remote.Puller
+	destTripper http.RoundTripper
+	destOptions []remote.Option
+	reached     reached
+	segments    chan struct{} // of parts of layers that are held in memory
+	wholeOnly   sync.Map      // hosts that give no parts
+
+	work sync.WaitGroup // in the background
 }
 
 // New returns a client. It reads the certificates; a file that cannot be read,
@@ -114,22 +119,17 @@ func New(opt Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{opt: opt, maps: maps}
-	c.destTripper = newPings(newRouter(opt, certs, false))
-	c.destOptions = c.remoteOptions(c.destTripper, 3)
-	pull, err := remote.NewPuller(c.remoteOptions(newPings(newRouter(opt, certs, true)), 3)...)
+	c := &Client{opt: opt, maps: maps, reached: reached{by: map[string]*login{}}, segments: make(chan struct{}, maxSegments)}
+	c.destTripper = newPings(newRouter(opt, certs, false), c.plain(false))
+	c.destOptions = c.remoteOptions(c.destTripper)
+	c.guess = newGuesses(newPings(newRouter(opt, certs, true), c.plain(true)))
+	pull, err := remote.NewPuller(c.remoteOptions(c.guess)...)
 	if err != nil {
 		return nil, fmt.Errorf("prepare pulling: %w", err)
 	}
 	c.puller = pull
 	if c.destPuller, err = remote.NewPuller(c.destOptions...); err != nil {
 		return nil, fmt.Errorf("prepare pulling: %w", err)
-	}
-	if c.destPusher, err = remote.NewPusher(c.destOptions...); err != nil {
-		return nil, fmt.Errorf("prepare pushing: %w", err)
-	}
-	if c.streamPusher, err = remote.NewPusher(c.remoteOptions(c.destTripper, 1)...); err != nil {
-		return nil, fmt.Errorf("prepare pushing: %w", err)
 	}
 	return c, nil
 }
@@ -138,8 +138,15 @@ type anonymous struct{}
 
 func (anonymous) Resolve(authn.Resource) (authn.Authenticator, error) { return authn.Anonymous, nil }
 
-// remoteOptions are for requests that are each tried the given number of times.
-func (c *Client) remoteOptions(rt http.RoundTripper, tries int) []remote.Option {
+// Close waits for what still runs in the background.
+func (c *Client) Close() { c.work.Wait() }
+
+// tries is how often a request is sent at most, beside the retries that are asked
+// for.
+const tries = 3
+
+// remoteOptions are for requests that are each tried a few times.
+func (c *Client) remoteOptions(rt http.RoundTripper) []remote.Option {
 	return []remote.Option{
 		remote.WithTransport(rt),
 		remote.WithAuthFromKeychain(c.opt.Keychain),
@@ -177,6 +184,14 @@ func (c *Client) nameOptions(s string, pull bool) []name.Option {
 		opts = append(opts, name.Insecure)
 	}
 	return opts
+}
+
+// plain tells for a host whether http may be spoken with it.
+func (c *Client) plain(pull bool) func(host string) bool {
+	return func(host string) bool {
+		r, err := name.NewRegistry(host, c.nameOptions(host+"/x", pull)...)
+		return err == nil && r.Scheme() == "http"
+	}
 }
 
 // hostOf is the registry in the name of an image or a repository.
@@ -284,6 +299,18 @@ func (c *Client) again(ctx context.Context, times int, do func() error) error {
 		if err := pause(ctx, wait); err != nil {
 			return err
 		}
+	}
+}
+
+// thrice calls do until it succeeds or fails for good, a few times and soon.
+func (c *Client) thrice(ctx context.Context, do func() error) error {
+	wait := c.opt.RetryWait
+	for try := 1; ; try++ {
+		err := do()
+		if err == nil || try == tries || !temporary(err) || pause(ctx, wait) != nil {
+			return err
+		}
+		wait *= 3
 	}
 }
 

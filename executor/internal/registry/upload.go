@@ -5,24 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync/atomic"
 
-	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/stream"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
-
-func resolve(ctx context.Context, k authn.Keychain, target authn.Resource) (authn.Authenticator, error) {
-	auth, err := authn.Resolve(ctx, k, target)
-	if err != nil {
-		return nil, fmt.Errorf("find credentials for %s: %w", target, err)
-	}
-	return auth, nil
-}
 
 // Upload sends a layer to every destination. A layer that a registry has is
 // not sent; one that it has in another repository is mounted from there. l may
@@ -34,11 +23,13 @@ func resolve(ctx context.Context, k authn.Keychain, target authn.Resource) (auth
 // progress, which may be nil, is told how many bytes were sent to the first
 // destination and how many there are, 0 if that is not known yet.
 func (p *Push) Upload(ctx context.Context, l v1.Layer, progress func(done, total int64)) error {
-	l = innermost(l)
+	if mt, err := l.MediaType(); err == nil && !mt.IsDistributable() {
+		return nil // it is where its URLs say
+	}
 	if progress == nil {
 		progress = func(int64, int64) {}
 	}
-	for i, repo := range p.repos {
+	for i, to := range p.targets {
 		send := l
 		if i > 0 {
 			progress = func(int64, int64) {}
@@ -47,12 +38,35 @@ func (p *Push) Upload(ctx context.Context, l v1.Layer, progress func(done, total
 				return fmt.Errorf("push layer: %w", err)
 			}
 		}
-		if err := p.upload(ctx, repo, send, progress); err != nil {
-			return fmt.Errorf("push layer %sto %s: %w", digestText(l), repo, p.c.explain(err, repo))
+		if err := to.upload(ctx, send, progress); err != nil {
+			return fmt.Errorf("push layer %sto %s: %w", digestText(l), to.repo, p.c.explain(err, to.repo))
 		}
 	}
 	return nil
 }
+
+// Offer does for a layer what costs little: it finds out which destinations have
+// it, and mounts it where it can be. What that achieved Upload need not do. Nothing
+// is said of failures: Upload will have them too.
+func (p *Push) Offer(ctx context.Context, l v1.Layer) {
+	digest, err := l.Digest()
+	if err != nil {
+		return
+	}
+	for _, t := range p.targets {
+		_ = t.once(ctx, l, func() error {
+			there, up, err := t.find(ctx, l, digest)
+			t.forget(ctx, up)
+			if err == nil && !there {
+				err = errNotThere
+			}
+			return err
+		})
+	}
+}
+
+// errNotThere is for who waits for a layer that was only looked for.
+var errNotThere = errors.New("the layer is not there")
 
 // innermost takes wrappings off a layer that hide where it can be mounted
 // from.
@@ -74,22 +88,17 @@ func digestText(l v1.Layer) string {
 	return ""
 }
 
-func (p *Push) upload(ctx context.Context, repo name.Repository, l v1.Layer, progress func(done, total int64)) error {
-	pusher, retries := p.c.destPusher, p.c.opt.PushRetry
-	if _, err := l.Digest(); errors.Is(err, stream.ErrNotComputed) {
-		pusher, retries = p.c.streamPusher, max(retries, streamRetries)
-	}
-	var first error
-	err := p.c.again(ctx, retries, func() error {
-		sent := &counted{Layer: l, progress: progress}
-		err := pusher.Upload(ctx, repo, sent.mountable())
-		if err != nil && first != nil && sent.consumed.Load() {
-			return permanent{fmt.Errorf("%w (the layer was made while it was sent and cannot be sent again)", first)}
+// upload sends a layer to one repository, unless that is done already.
+func (t *target) upload(ctx context.Context, l v1.Layer, progress func(done, total int64)) error {
+	err := t.once(ctx, l, func() error {
+		retries := t.c.opt.PushRetry
+		if _, err := l.Digest(); errors.Is(err, stream.ErrNotComputed) {
+			retries = max(retries, streamRetries)
 		}
-		if first == nil {
-			first = err
-		}
-		return err
+		read := func(l v1.Layer) (io.ReadCloser, error) { return counted(l, progress) }
+		return t.c.again(ctx, retries, func() error {
+			return t.c.thrice(ctx, func() error { return t.send(ctx, l, read) })
+		})
 	})
 	if err != nil {
 		return err
@@ -104,37 +113,34 @@ func (p *Push) upload(ctx context.Context, repo name.Repository, l v1.Layer, pro
 // least. It helps if the failure came before the layer was read.
 const streamRetries = 2
 
-// counted is a layer that tells how much of it was read.
-type counted struct {
-	v1.Layer
-	progress func(done, total int64)
-	consumed atomic.Bool // Compressed was called once too often
-}
-
-// mountable returns the layer so that it can still be mounted.
-func (c *counted) mountable() v1.Layer {
-	if m, ok := c.Layer.(*remote.MountableLayer); ok {
-		c.Layer = m.Layer
-		return &remote.MountableLayer{Layer: c, Reference: m.Reference}
-	}
-	return c
-}
-
-func (c *counted) Compressed() (io.ReadCloser, error) {
+// counted reads a layer and tells how much of it was read.
+func counted(l v1.Layer, progress func(done, total int64)) (io.ReadCloser, error) {
 	var total int64
-	if size, err := c.Size(); err == nil {
+	if size, err := l.Size(); err == nil {
 		total = size
 	}
-	rc, err := c.Layer.Compressed()
+	rc, err := l.Compressed()
 	if err != nil {
-		c.consumed.Store(errors.Is(err, stream.ErrConsumed))
 		return nil, err
 	}
-	return &countingReader{ReadCloser: rc, total: total, progress: c.progress}, nil
+	r := &countingReader{ReadCloser: rc, total: total, progress: progress}
+	if s, ok := rc.(io.Seeker); ok {
+		return &seekableReader{countingReader: r, seeker: s}, nil
+	}
+	return r, nil
 }
 
-// Descriptor is that of the layer itself.
-func (c *counted) Descriptor() (*v1.Descriptor, error) { return partial.Descriptor(c.Layer) }
+// seekableReader can be read from anywhere.
+type seekableReader struct {
+	*countingReader
+	seeker io.Seeker
+}
+
+func (r *seekableReader) Seek(offset int64, whence int) (int64, error) {
+	n, err := r.seeker.Seek(offset, whence)
+	r.done = n
+	return n, err
+}
 
 type countingReader struct {
 	io.ReadCloser
@@ -164,7 +170,7 @@ func (p *Push) copyOf(ctx context.Context, l v1.Layer) (v1.Layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	ref := p.repos[0].Digest(digest.String())
+	ref := p.targets[0].repo.Digest(digest.String())
 	there, err := p.c.destPuller.Layer(ctx, ref)
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
@@ -182,7 +183,46 @@ func fileSystems(t *testing.T) map[string]func(t *testing.T) string {
 		"disk":    func(t *testing.T) string { t.Helper(); return t.TempDir() },
 		"tmpfs":   tmpfs,
 		"overlay": func(t *testing.T) string { t.Helper(); m, _ := mountOverlay(t, t.TempDir()); return m },
+		// Its files are on other devices than its directories.
+		"overlay on two": func(t *testing.T) string { t.Helper(); m, _ := mountOverlay(t, tmpfs(t)); return m },
 	}
+}
+
+// TestTrustIsThatOfFiles proves that the files of an overlay whose directories
+// lie on two file systems are trusted: they have another device than the overlay's directories.
+func TestTrustIsThatOfFiles(t *testing.T) {
+	if where := fileSystems(t)["disk"](t); !mappingsTell(t, where) {
+		t.Skip("the ctimes of this disk do not tell of stores into mappings")
+	}
+	root := fileSystems(t)["overlay on two"](t)
+	name := filepath.Join(root, "file")
+	if err := os.WriteFile(name, []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var dir, file unix.Stat_t
+	if err := errors.Join(unix.Lstat(root, &dir), unix.Lstat(name, &file)); err != nil {
+		t.Fatal(err)
+	}
+	if dir.Dev == file.Dev {
+		t.Skip("this kernel gives both the same device")
+	}
+	var d devices
+	got, err := d.honest(t.Context(), recordOf(&dir).dev, root)
+	if want := (trust{honest: true, files: recordOf(&file).dev}); err != nil || got != want {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
+	if !d.trusted(recordOf(&file).dev) || d.trusted(recordOf(&dir).dev) {
+		t.Error("it is the directories that are trusted, not the files")
+	}
+}
+
+func mappingsTell(t *testing.T, dir string) bool {
+	t.Helper()
+	told, err := probeMapping(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return told.honest
 }
 
 // A Walk finds exactly what reading everything finds, over long random

@@ -190,7 +190,7 @@ func (s *scan) directory(name string) error {
 	}
 	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
-	honest, dev, err := s.honest(fd, name)
+	trust, err := s.honest(fd, name)
 	if err != nil {
 		return err
 	}
@@ -203,7 +203,7 @@ func (s *scan) directory(name string) error {
 	old := s.index.directory(name)
 	old.sort()
 	s.index.mu.Unlock()
-	cmp := &comparison{scan: s, dir: name, fd: fd, fresh: &directory{}, old: old, honest: honest, dev: dev}
+	cmp := &comparison{scan: s, dir: name, fd: fd, fresh: &directory{}, old: old, trust: trust}
 	for _, n := range names {
 		if s.skip(rootfs.Join(name, n)) {
 			continue
@@ -235,16 +235,13 @@ func (s *scan) directory(name string) error {
 	return nil
 }
 
-// honest tells whether ctimes tell everything on the file system of a directory,
-// and which that is.
-func (s *scan) honest(fd int, name string) (bool, uint64, error) {
+// honest tells of which files in a directory ctimes tell everything.
+func (s *scan) honest(fd int, name string) (trust, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return false, 0, err
+		return trust{}, err
 	}
-	dev := recordOf(&st).dev
-	honest, err := s.devices.honest(s.ctx, dev, s.dirPath(name))
-	return honest, dev, err
+	return s.devices.honest(s.ctx, recordOf(&st).dev, s.dirPath(name))
 }
 
 // comparison merges a directory's sorted names with its records.
@@ -260,8 +257,7 @@ type comparison struct {
 	gone    []string
 	xattrs  map[string]uint64
 	latest  int64
-	honest  bool // the ctimes of files on dev tell everything
-	dev     uint64
+	trust   trust
 }
 
 // rest reports the records that stand before name, all of them for "", as
@@ -323,7 +319,7 @@ func (c *comparison) child(name string) error {
 // differs compares a file with its record and completes now.print. Where ctimes
 // do not tell everything every file has a print in the end.
 func (c *comparison) differs(full string, was, now *record) (bool, error) {
-	doubted := now.mode&unix.S_IFMT == unix.S_IFREG && (!c.honest || now.dev != c.dev)
+	doubted := now.mode&unix.S_IFMT == unix.S_IFREG && (!c.trust.honest || now.dev != c.trust.files)
 	changed, err := c.told(full, was, now, doubted)
 	if err != nil || !doubted || now.print != (Print{}) {
 		return changed, err

@@ -99,10 +99,10 @@ func (w *InPlace) Begin(ctx context.Context, g Ground) (Root, error) {
 	r := &inPlaceRoot{w: w, walk: snapshot.NewWalk(w.root, w.keep.skip), has: map[string]bool{}}
 	w.current = r
 	opt := layer.ApplyOptions{Skip: r.skip, Pinned: w.keep.pinned, Learn: r.walk.Learn}
-	if err := extract(ctx, w.root, g.Image.Layers, true, opt, w.report); err != nil {
+	if err := extract(ctx, w.root, g.Image, true, opt, w.report); err != nil {
 		return nil, notRoot(err)
 	}
-	if err := extract(ctx, w.root, g.Layers, false, opt, w.report); err != nil {
+	if err := extract(ctx, w.root, Image{Layers: g.Layers, Meter: g.Image.Meter}, false, opt, w.report); err != nil {
 		return nil, notRoot(err)
 	}
 	r.record = r.recorder()

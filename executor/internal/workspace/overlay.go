@@ -91,7 +91,7 @@ func extractTo(ctx context.Context, path string, img Image, report Report) error
 		return err
 	}
 	defer dir.Close()
-	return extract(ctx, dir, img.Layers, true, layer.ApplyOptions{}, report)
+	return extract(ctx, dir, img, true, layer.ApplyOptions{}, report)
 }
 
 // Begin makes the root of a stage.

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kilnhook/kiln/executor/internal/layer"
+	"github.com/kilnhook/kiln/executor/internal/progress"
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
 	"github.com/kilnhook/kiln/executor/internal/sandbox"
 	"github.com/kilnhook/kiln/executor/internal/snapshot"
@@ -31,6 +32,7 @@ type Ground struct {
 type Image struct {
 	Key    string // hex digest of the manifest; "" is the empty image
 	Layers []v1.Layer
+	Meter  progress.Meter // told when layers are pulled and extracted
 }
 
 // Root is the root filesystem of one stage.
@@ -113,8 +115,8 @@ func (r Report) indexed(ctx context.Context, l v1.Layer, extract func(index io.W
 }
 
 // extract applies the layers of an image, from the bottom up.
-func extract(ctx context.Context, fsys rootfs.FS, layers []v1.Layer, first bool, opt layer.ApplyOptions, r Report) error {
-	layers, stop := layer.FetchAhead(ctx, r.Spool, layers)
+func extract(ctx context.Context, fsys rootfs.FS, img Image, first bool, opt layer.ApplyOptions, r Report) error {
+	layers, stop := layer.FetchAhead(ctx, r.Spool, img.Layers, img.Meter)
 	defer stop()
 	lost := 0
 	opt.Lost = func(name string, err error) {
@@ -130,11 +132,16 @@ func extract(ctx context.Context, fsys rootfs.FS, layers []v1.Layer, first bool,
 		}
 		opt.First = first && i == 0
 		for try := 0; ; try++ {
+			end, extracted := img.Meter.Begin(progress.PhaseExtract, name), int64(0)
 			err := r.indexed(ctx, l, func(index io.Writer) error {
 				opt := opt
 				opt.Index = index
-				return layer.Extract(ctx, fsys, l, opt, func(done int64) { r.Bytes(name, done, size) })
+				return layer.Extract(ctx, fsys, l, opt, func(done int64) {
+					extracted = done
+					r.Bytes(name, done, size)
+				})
 			})
+			end(extracted, err)
 			if err == nil {
 				break
 			}

@@ -71,6 +71,8 @@ func (r *Reader) Add(p events.Progress) []string {
 			return prefix("ERROR:", p.Error)
 		}
 		return prefix("result:", p.Text)
+	case events.ProgressPhase, events.ProgressLayer:
+		return nil // for programs
 	default:
 		return prefix("--", p.Text)
 	}

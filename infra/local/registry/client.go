@@ -166,6 +166,20 @@ func (c Client) Pull(ctx context.Context, ref string) (Pulled, error) {
 	return p, nil
 }
 
+// Image returns the image of a repository, a name without a tag, that has a digest.
+// Its config and layers are downloaded when they are asked for.
+func (c Client) Image(ctx context.Context, repo, digest string) (v1.Image, error) {
+	r, err := c.repository(repo)
+	if err != nil {
+		return nil, err
+	}
+	img, err := remote.Image(r.Digest(digest), c.options(ctx)...)
+	if err != nil {
+		return nil, fmt.Errorf("read %s@%s: %w", repo, digest, notFound(err))
+	}
+	return img, nil
+}
+
 // Reachable reports whether a registry answers at the base URL of its API,
 // such as "https://registry-1.docker.io/v2/": 200, or 401 because it wants
 // credentials. Any other answer comes from something in between.

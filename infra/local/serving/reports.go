@@ -43,7 +43,7 @@ func OpenReports(b *bus.Bus, ledger report.Ledger, c report.Config, set trigger.
 	if err := c.Check(set); err != nil {
 		return nil, fmt.Errorf("reports do not fit the triggers; see --reports:\n%w", err)
 	}
-	if b == nil || len(c.Forges)+len(c.Notifications) == 0 {
+	if b == nil || !c.Wanted() {
 		return &Reports{}, nil
 	}
 	r := &Reports{}

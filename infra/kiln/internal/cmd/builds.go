@@ -70,6 +70,7 @@ func (a *app) cancel() *cobra.Command {
 
 func (a *app) logs() *cobra.Command {
 	var follow bool
+	var mode string
 	cmd := &cobra.Command{
 		Use: "logs BUILD", Short: "print the log of a build", Args: oneArg("the build's id or its beginning"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -83,9 +84,9 @@ func (a *app) logs() *cobra.Command {
 					return err
 				})
 			}
-			s := a.screen()
+			s := a.screenBeside(mode)
 			defer s.Clear()
-			if err := c.Log(cmd.Context(), args[0], follow, show.NewLog(s).Add); err != nil {
+			if err := a.showLog(cmd.Context(), c, s, args[0], follow, mode); err != nil {
 				return err
 			}
 			if b, err := c.Build(cmd.Context(), args[0]); err == nil && b.Finished() {
@@ -94,6 +95,7 @@ func (a *app) logs() *cobra.Command {
 			return s.Err()
 		},
 	}
+	progressFlag(cmd, &mode, "plain")
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "wait for more until the build has ended")
 	return cmd
 }

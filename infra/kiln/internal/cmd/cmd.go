@@ -33,7 +33,7 @@ type Process struct {
 	Stdout     io.Writer
 	Stderr     io.Writer
 	Getenv     func(string) string
-	Width      func() int // columns of the terminal at Stdout; nil if it is none
+	Terminal   show.Terminal // at Stdout
 	Now        func() time.Time
 	Executable string // path of this program
 	Version    string
@@ -147,9 +147,9 @@ func (a *app) json() bool { return a.output == "json" }
 // standard output is for JSON.
 func (a *app) screen() *show.Screen {
 	if a.json() {
-		return show.New(a.Stderr, nil, a.Now)
+		return show.New(a.Stderr, show.Terminal{}, a.Now)
 	}
-	return show.New(a.Stdout, a.Width, a.Now)
+	return show.New(a.Stdout, a.Terminal, a.Now)
 }
 
 // printJSON writes a value as one line.

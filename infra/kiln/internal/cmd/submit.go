@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,19 +15,19 @@ import (
 
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/events/trigger"
+	"github.com/kilnhook/kiln/executor/view"
 	"github.com/kilnhook/kiln/infra/kiln/internal/client"
 	"github.com/kilnhook/kiln/infra/kiln/internal/pack"
 	"github.com/kilnhook/kiln/infra/kiln/internal/show"
 	"github.com/kilnhook/kiln/infra/local/api"
 	"github.com/kilnhook/kiln/infra/local/bucket"
 	"github.com/kilnhook/kiln/infra/local/buildlog"
-	"github.com/kilnhook/kiln/infra/local/page"
 )
 
 // submission is what kiln submit is asked to do.
 type submission struct {
-	dir, name, dockerfile, trigger string
-	follow                         bool
+	dir, name, dockerfile, trigger, progress string
+	follow                                   bool
 }
 
 func (a *app) submit() *cobra.Command {
@@ -44,10 +45,19 @@ func (a *app) submit() *cobra.Command {
 	cmd.Flags().StringVarP(&sub.dockerfile, "file", "f", "", "the Dockerfile, sent as Dockerfile (default: DIR/Dockerfile)")
 	cmd.Flags().StringVar(&sub.trigger, "trigger", "", "run only the trigger of this name")
 	cmd.Flags().BoolVar(&sub.follow, "follow", true, "follow the build to its end")
+	progressFlag(cmd, &sub.progress, "auto")
 	return cmd
 }
 
+// progressFlag defines how a build is shown.
+func progressFlag(cmd *cobra.Command, mode *string, usual string) {
+	cmd.Flags().StringVar(mode, "progress", usual, "how the build is shown: auto, tty, plain or json; auto is a live tree on a terminal, plain elsewhere")
+}
+
 func (a *app) runSubmit(ctx context.Context, sub submission) error {
+	if !slices.Contains(view.Modes(), sub.progress) {
+		return &usageError{fmt.Errorf("--progress is %q, and may be %s", sub.progress, strings.Join(view.Modes(), ", "))}
+	}
 	c, err := a.client()
 	if err != nil {
 		return err
@@ -62,7 +72,7 @@ func (a *app) runSubmit(ctx context.Context, sub submission) error {
 	if strings.Contains(sub.name, "/") || trigger.Slug(sub.name) != sub.name {
 		return &usageError{fmt.Errorf("--name %q cannot name an image; %q can", sub.name, trigger.Slug(sub.name))}
 	}
-	s := a.screen()
+	s := a.screenBeside(sub.progress)
 	defer s.Clear()
 	obj, err := send(ctx, c, s, sub)
 	if err != nil {
@@ -77,7 +87,7 @@ func (a *app) runSubmit(ctx context.Context, sub submission) error {
 	}
 	failed := false
 	for _, b := range builds {
-		if b, err = a.follow(ctx, c, s, b, sub.follow); err != nil {
+		if b, err = a.follow(ctx, c, s, b, sub); err != nil {
 			return err
 		}
 		failed = failed || b.Finished() && b.Result.Outcome != events.OutcomeSuccess
@@ -118,13 +128,13 @@ func send(ctx context.Context, c *client.Client, s *show.Screen, sub submission)
 }
 
 // follow shows a build to its end, or only names it.
-func (a *app) follow(ctx context.Context, c *client.Client, s *show.Screen, b api.Build, toEnd bool) (api.Build, error) {
+func (a *app) follow(ctx context.Context, c *client.Client, s *show.Screen, b api.Build, sub submission) (api.Build, error) {
 	id := b.ID
-	s.Line("build %s  %s/builds/%s", page.Short(id), c.URL, id)
-	if toEnd {
-		err := c.Log(ctx, id, true, show.NewLog(s).Add)
+	s.Line("build %s  %s/builds/%s", buildlog.Short(id), c.URL, id)
+	if sub.follow {
+		err := a.showLog(ctx, c, s, id, true, sub.progress)
 		if err != nil && ctx.Err() != nil {
-			s.Line("the build goes on: kiln logs -f %s, or kiln cancel %s", page.Short(id), page.Short(id))
+			s.Line("the build goes on: kiln logs -f %s, or kiln cancel %s", buildlog.Short(id), buildlog.Short(id))
 		}
 		if err == nil {
 			b, err = finished(ctx, c, id)
@@ -138,6 +148,27 @@ func (a *app) follow(ctx context.Context, c *client.Client, s *show.Screen, b ap
 		return b, a.printJSON(b)
 	}
 	return b, s.Err()
+}
+
+// screenBeside is the screen for what is not progress: JSON has standard output
+// for itself.
+func (a *app) screenBeside(progress string) *show.Screen {
+	if progress == "json" {
+		return show.New(a.Stderr, show.Terminal{}, a.Now)
+	}
+	return a.screen()
+}
+
+// showLog shows the log of a build, or all that there is of it.
+func (a *app) showLog(ctx context.Context, c *client.Client, s *show.Screen, id string, follow bool, mode string) error {
+	if mode == "json" {
+		s = show.New(a.Stdout, show.Terminal{}, a.Now)
+	}
+	log, err := show.NewLog(s, mode)
+	if err != nil {
+		return &usageError{err}
+	}
+	return errors.Join(c.Log(ctx, id, follow, log.Add), log.Close())
 }
 
 // finished waits until a build whose log has ended has its outcome told.

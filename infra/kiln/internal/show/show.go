@@ -12,20 +12,26 @@ import (
 	"unicode/utf8"
 
 	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/executor/view"
 	"github.com/kilnhook/kiln/infra/local/api"
 	"github.com/kilnhook/kiln/infra/local/buildlog"
-	"github.com/kilnhook/kiln/infra/local/page"
 )
 
 // barEvery is how often a bar is drawn at most.
 const barEvery = 100 * time.Millisecond
 
+// Terminal is where a Screen writes to, if it is one.
+type Terminal struct {
+	Size func() (columns, rows int) // nil: it is none
+	view.Abilities
+}
+
 // Screen writes lines and, on a terminal, one bar below the last of them. It
 // is safe for concurrent use.
 type Screen struct {
-	out   io.Writer
-	width func() int // columns of the terminal; nil if out is none
-	now   func() time.Time
+	out  io.Writer
+	term Terminal
+	now  func() time.Time
 
 	mu    sync.Mutex
 	drawn bool // a bar stands below the last line
@@ -33,14 +39,10 @@ type Screen struct {
 	err   error
 }
 
-// New returns a Screen on out. width tells the terminal's columns and is nil if
-// out is no terminal.
-func New(out io.Writer, width func() int, now func() time.Time) *Screen {
-	return &Screen{out: out, width: width, now: now}
+// New returns a Screen on out.
+func New(out io.Writer, term Terminal, now func() time.Time) *Screen {
+	return &Screen{out: out, term: term, now: now}
 }
-
-// Terminal reports whether bars are drawn.
-func (s *Screen) Terminal() bool { return s.width != nil }
 
 // Line writes one line above the bar.
 func (s *Screen) Line(format string, args ...any) {
@@ -56,11 +58,12 @@ func (s *Screen) Bar(label string, current, total int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
-	if s.width == nil || s.drawn && now.Sub(s.last) < barEvery {
+	if s.term.Size == nil || s.term.Dumb || s.drawn && now.Sub(s.last) < barEvery {
 		return
 	}
 	s.last = now
-	s.write("\r\x1b[K" + bar(label, current, total, s.width()))
+	columns, _ := s.term.Size()
+	s.write("\r\x1b[K" + bar(label, current, total, columns))
 	s.drawn = true
 }
 
@@ -114,28 +117,6 @@ func (s *Screen) Err() error {
 	return s.err
 }
 
-// Log shows a build's log as it comes.
-type Log struct {
-	screen *Screen
-	reader buildlog.Reader
-}
-
-// NewLog returns a Log on a screen.
-func NewLog(screen *Screen) *Log { return &Log{screen: screen} }
-
-// Add shows one line of the log.
-func (l *Log) Add(line []byte) error {
-	p := buildlog.Parse(line)
-	lines := l.reader.Add(p)
-	if p.Kind == events.ProgressBytes {
-		l.screen.Bar(l.reader.Label(p), p.Current, p.Total)
-	}
-	for _, text := range lines {
-		l.screen.Line("%s", text)
-	}
-	return l.screen.Err()
-}
-
 // Builds writes a table of builds.
 func Builds(out io.Writer, builds []api.Build, now time.Time) error {
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
@@ -154,7 +135,7 @@ func Builds(out io.Writer, builds []api.Build, now time.Time) error {
 		if b.Position > 0 {
 			state += fmt.Sprintf(" #%d", b.Position)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", page.Short(b.ID), state, buildlog.Clean(page.Source(b.Request.Change)), image, took, page.Ago(now, b.Request.RequestedAt))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", buildlog.Short(b.ID), state, buildlog.Clean(buildlog.Source(b.Request.Change)), image, took, buildlog.Ago(now, b.Request.RequestedAt))
 	}
 	if err := w.Flush(); err != nil {
 		return fmt.Errorf("write table: %w", err)
@@ -166,7 +147,7 @@ func Builds(out io.Writer, builds []api.Build, now time.Time) error {
 func Verdict(s *Screen, b api.Build) {
 	r := b.Result
 	if r == nil {
-		s.Line("build %s is %s", page.Short(b.ID), b.State)
+		s.Line("build %s is %s", buildlog.Short(b.ID), b.State)
 		return
 	}
 	took := ""
@@ -174,7 +155,7 @@ func Verdict(s *Screen, b api.Build) {
 		took = " in " + buildlog.Duration(r.FinishedAt.Sub(r.StartedAt).Milliseconds())
 	}
 	if r.Outcome != events.OutcomeSuccess {
-		s.Line("build %s: %s%s", page.Short(b.ID), word(*r), took)
+		s.Line("build %s: %s%s", buildlog.Short(b.ID), word(*r), took)
 		why := r.Message
 		if why == "" {
 			why = r.Reason
@@ -184,7 +165,7 @@ func Verdict(s *Screen, b api.Build) {
 		}
 		return
 	}
-	s.Line("build %s: success%s", page.Short(b.ID), took)
+	s.Line("build %s: success%s", buildlog.Short(b.ID), took)
 	if b.Request.Image != "" {
 		s.Line("%s@%s", b.Request.Image, r.Digest)
 	}

@@ -2,44 +2,62 @@ package show
 
 import (
 	"bytes"
+	"errors"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
 
+	"github.com/kilnhook/kiln/e2e/screen"
 	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/executor/view"
 	"github.com/kilnhook/kiln/infra/local/api"
 )
 
 func clock() time.Time { return time.Unix(1_700_000_000, 0) }
 
-// On a terminal there is a bar below the lines, which lines replace; otherwise
-// there are only lines.
-func TestLog(t *testing.T) {
-	lines := []string{
-		`{"time":"2026-01-02T03:04:05Z","kind":"step","id":"1","name":"FROM x","state":"started"}`,
-		`{"time":"2026-01-02T03:04:05Z","kind":"bytes","id":"1","current":50,"total":100}`,
-		`{"time":"2026-01-02T03:04:06Z","kind":"step","id":"1","state":"done","ms":1000}`,
+// A bar stands below the lines, which take its place; a log takes it too. Without
+// a terminal there are only lines.
+func TestScreen(t *testing.T) {
+	play := func(s *Screen) {
+		s.Line("sending")
+		s.Bar("bytes", 50, 100)
+		l, err := NewLog(s, "plain")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range []string{
+			`{"time":"2026-01-02T03:04:05Z","kind":"step","id":"1","name":"FROM x","state":"started"}`,
+			`{"time":"2026-01-02T03:04:05Z","kind":"output","id":"1","text":"\u001b[31mred\u001b[2J"}`,
+			`{"time":"2026-01-02T03:04:06Z","kind":"step","id":"1","state":"done","ms":1000}`,
+			"no JSON\x1b[H",
+		} {
+			if err := l.Add([]byte(line)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := errors.Join(l.Close(), s.Err()); err != nil {
+			t.Fatal(err)
+		}
 	}
-	for name, tc := range map[string]struct {
-		width func() int
-		want  string
-	}{
-		"terminal": {func() int { return 60 }, "#1 FROM x\n\r\x1b[K#1 FROM x ████████████░░░░░░░░░░░░ 50 B of 100 B\r\x1b[K#1 done 1.0s\n"},
-		"plain":    {nil, "#1 FROM x\n#1 done 1.0s\n"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			var out bytes.Buffer
-			l := NewLog(New(&out, tc.width, clock))
-			for _, line := range lines {
-				if err := l.Add([]byte(line)); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if out.String() != tc.want {
-				t.Errorf("%q, want %q", out.String(), tc.want)
-			}
-		})
+	tty := screen.New(60, 24)
+	play(New(tty, Terminal{Size: tty.Size, Abilities: view.Abilities{Color: true}}, func() time.Time { return time.Date(2026, 1, 2, 3, 4, 7, 0, time.UTC) }))
+	want := "sending\n   0.00 #1 FROM x\n   0.00 #1 red\n   1.00 #1 DONE 1.0s\n   2.00 note: no JSON\n"
+	if got := tty.Text(); got != want {
+		t.Errorf("on a terminal:\n%s", got)
+	}
+	var plain bytes.Buffer
+	play(New(&plain, Terminal{}, func() time.Time { return time.Date(2026, 1, 2, 3, 4, 7, 0, time.UTC) }))
+	if got := plain.String(); got != want {
+		t.Errorf("without a terminal:\n%q", got)
+	}
+	tty = screen.New(60, 24)
+	New(tty, Terminal{Size: tty.Size}, clock).Bar("bytes", 50, 100)
+	if got := tty.Text(); got != "bytes ████████████░░░░░░░░░░░░ 50 B of 100 B\n" {
+		t.Errorf("a bar is\n%s", got)
+	}
+	if _, err := NewLog(New(&plain, Terminal{}, clock), "fancy"); err == nil {
+		t.Error("a log in the mode fancy")
 	}
 }
 
@@ -73,7 +91,7 @@ func TestBuilds(t *testing.T) {
 		}
 	}
 	var text bytes.Buffer
-	s := New(&text, nil, clock)
+	s := New(&text, Terminal{}, clock)
 	Verdict(s, builds[1])
 	Verdict(s, api.Build{ID: "x", Result: &events.Result{Outcome: "failed", Class: "build", Message: "a\n\x1b[31mb"}})
 	if got := text.String(); !strings.Contains(got, "success in 2.0s\nr/app@sha256:000") || !strings.Contains(got, "failed (build)\n  a\n  b\n") {
