@@ -7,7 +7,6 @@ import (
 	"io"
 	"strings"
 	"sync"
-	"text/tabwriter"
 	"time"
 	"unicode/utf8"
 
@@ -15,7 +14,6 @@ import (
 	"github.com/kilnhook/kiln/executor/view"
 	"github.com/kilnhook/kiln/infra/local/api"
 	"github.com/kilnhook/kiln/infra/local/buildlog"
-	"github.com/kilnhook/kiln/infra/local/page"
 )
 
 // barEvery is how often a bar is drawn at most.
@@ -118,37 +116,11 @@ func (s *Screen) Err() error {
 	return s.err
 }
 
-// Builds writes a table of builds.
-func Builds(out io.Writer, builds []api.Build, now time.Time) error {
-	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(w, "BUILD\tOUTCOME\tFROM\tIMAGE\tTOOK\tWHEN") // errors come with Flush
-	for _, b := range builds {
-		state, image, took := b.State, b.Request.Image, ""
-		if r := b.Result; r != nil {
-			state = string(r.Outcome)
-			if r.Digest != "" {
-				image += "@" + r.Digest[:min(len(r.Digest), 19)]
-			}
-			if !r.StartedAt.IsZero() && !r.FinishedAt.Before(r.StartedAt) {
-				took = buildlog.Duration(r.FinishedAt.Sub(r.StartedAt).Milliseconds())
-			}
-		}
-		if b.Position > 0 {
-			state += fmt.Sprintf(" #%d", b.Position)
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", page.Short(b.ID), state, buildlog.Clean(page.Source(b.Request.Change)), image, took, page.Ago(now, b.Request.RequestedAt))
-	}
-	if err := w.Flush(); err != nil {
-		return fmt.Errorf("write table: %w", err)
-	}
-	return nil
-}
-
 // Verdict says in a line or two how a build ended.
 func Verdict(s *Screen, b api.Build) {
 	r := b.Result
 	if r == nil {
-		s.Line("build %s is %s", page.Short(b.ID), b.State)
+		s.Line("build %s is %s", buildlog.Short(b.ID), b.State)
 		return
 	}
 	took := ""
@@ -156,7 +128,7 @@ func Verdict(s *Screen, b api.Build) {
 		took = " in " + buildlog.Duration(r.FinishedAt.Sub(r.StartedAt).Milliseconds())
 	}
 	if r.Outcome != events.OutcomeSuccess {
-		s.Line("build %s: %s%s", page.Short(b.ID), word(*r), took)
+		s.Line("build %s: %s%s", buildlog.Short(b.ID), word(*r), took)
 		why := r.Message
 		if why == "" {
 			why = r.Reason
@@ -166,7 +138,7 @@ func Verdict(s *Screen, b api.Build) {
 		}
 		return
 	}
-	s.Line("build %s: success%s", page.Short(b.ID), took)
+	s.Line("build %s: success%s", buildlog.Short(b.ID), took)
 	if b.Request.Image != "" {
 		s.Line("%s@%s", b.Request.Image, r.Digest)
 	}
