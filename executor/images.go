@@ -10,12 +10,13 @@ import (
 
 	"github.com/kilnhook/kiln/executor/internal/basecache"
 	"github.com/kilnhook/kiln/executor/internal/image"
+	"github.com/kilnhook/kiln/executor/internal/layer"
 	"github.com/kilnhook/kiln/executor/internal/plan"
 	"github.com/kilnhook/kiln/executor/internal/registry"
 )
 
 func (s *session) newImages(client *registry.Client) *images {
-	return &images{client: client, local: s.baseCache(), note: s.note, found: map[v1.Hash]v1.Image{}}
+	return &images{client: client, local: s.baseCache(), note: s.note, found: map[v1.Hash]v1.Image{}, hosts: map[v1.Hash]string{}}
 }
 
 // baseCache is the directory that the warmer fills; nil if it is not to be
@@ -36,6 +37,7 @@ type images struct {
 
 	mu    sync.Mutex
 	found map[v1.Hash]v1.Image
+	hosts map[v1.Hash]string // the registries that images come from
 }
 
 func (i *images) base(ctx context.Context, ref string, p v1.Platform) (plan.Base, error) {
@@ -89,15 +91,14 @@ func (i *images) byDigest(_ context.Context, digest v1.Hash) (v1.Image, error) {
 // seen if there is none to be reached.
 func (i *images) pull(ctx context.Context, ref string, p v1.Platform) (v1.Image, error) {
 	if i.local == nil {
-		img, _, err := i.client.Image(ctx, ref, p)
-		return img, err
+		return i.fromRegistry(ctx, ref, p)
 	}
 	if strings.Contains(ref, "@") {
 		if img := i.pinned(ref, p); img != nil {
 			return img, nil
 		}
 	}
-	img, _, err := i.client.Image(ctx, ref, p)
+	img, err := i.fromRegistry(ctx, ref, p)
 	if err == nil || !registry.Unreachable(err) {
 		return img, err
 	}
@@ -111,6 +112,48 @@ func (i *images) pull(ctx context.Context, ref string, p v1.Platform) (v1.Image,
 	}
 	i.note("warning: the registry cannot be reached: %s is %s, as it was on %s (%v)", ref, digest, seen.Format("2006-01-02 15:04"), err)
 	return img, nil
+}
+
+// fromRegistry finds an image in a registry.
+func (i *images) fromRegistry(ctx context.Context, ref string, p v1.Platform) (v1.Image, error) {
+	img, place, err := i.client.Image(ctx, ref, p)
+	if err != nil {
+		return nil, err
+	}
+	if digest, err := img.Digest(); err == nil {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		i.hosts[digest] = place.Context().RegistryStr()
+	}
+	return img, nil
+}
+
+// share returns an image whose layers are fetched once into dir, though they are
+// read to be uploaded and for what is in them. One that comes from the registry
+// that it goes to is not uploaded, and one that is here already is not fetched.
+func (i *images) share(ctx context.Context, push *registry.Push, dir string) func(v1.Image) (v1.Image, error) {
+	return func(img v1.Image) (v1.Image, error) {
+		digest, err := img.Digest()
+		if err != nil {
+			return nil, err
+		}
+		i.mu.Lock()
+		host := i.hosts[digest]
+		i.mu.Unlock()
+		if host == "" || i.isLocal(digest) || push.Only(host) {
+			return img, nil
+		}
+		return layer.Share(ctx, img, dir, 2)
+	}
+}
+
+// isLocal tells whether an image is in the local cache.
+func (i *images) isLocal(digest v1.Hash) bool {
+	if i.local == nil {
+		return false
+	}
+	_, err := i.local.Image(digest)
+	return err == nil
 }
 
 // pinned returns the image that a reference with a digest means if it is

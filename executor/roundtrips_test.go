@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
 
 	"github.com/kilnhook/kiln/e2e/need"
 	"github.com/kilnhook/kiln/infra/local/registry"
@@ -68,7 +70,7 @@ func (d *depths) take() (int, string) {
 
 // maxRoundTrips is how many round trips a build whose steps are all cached may
 // take, to a registry that it need not log in to.
-const maxRoundTrips = 7
+const maxRoundTrips = 6
 
 // A build of twenty steps that the cache has takes few round trips, to the
 // repository that it was built for before and to a new one.
@@ -125,6 +127,119 @@ func TestRoundTrips(t *testing.T) {
 	}
 }
 
+// A cache whose entries are there but not their layers costs a build that takes all
+// of them for hits nothing but time.
+func TestCacheLosesLayers(t *testing.T) {
+	need.Root(t)
+	store, err := registry.Open(t.Context(), t.TempDir(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	var lost atomic.Bool
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case !lost.Load():
+		case strings.HasPrefix(r.URL.Path, "/v2/cache/blobs/") && (r.Method == http.MethodHead || r.Method == http.MethodGet):
+			http.Error(w, `{"errors":[{"code":"BLOB_UNKNOWN"}]}`, http.StatusNotFound)
+			return
+		case r.URL.Query().Get("from") == "cache":
+			r.URL.RawQuery = ""
+		}
+		store.ServeHTTP(w, r)
+	}))
+	defer srv.Close()
+	host := strings.TrimPrefix(srv.URL, "http://")
+	pushLayers(t, host+"/library/base:1")
+	dir := t.TempDir()
+	for name, content := range map[string]string{"Dockerfile": "FROM " + host + "/library/base:1\nCOPY file /a\nCOPY file /b\n", "file": "content"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, want := range []string{`"cache":{"hits":0,"misses":2}`, `"cache":{"hits":2,"misses":0}`, `"cache":{"hits":0,"misses":2}`} {
+		lost.Store(i == 2)
+		dest := fmt.Sprintf("%s/app%d:1", host, i)
+		result := filepath.Join(t.TempDir(), "result.json")
+		out, err := exec.Command("executor", "--context", dir, "--cache", "--cache-copy-layers", "--cache-repo", host+"/cache", "--destination", dest, "--result-file", result).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		if said, err := os.ReadFile(result); err != nil || !strings.Contains(string(said), want) {
+			t.Errorf("build %d: %s, want %s, %v", i, said, want, err)
+		}
+		lost.Store(false)
+		ref, err := name.ParseReference(dest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		img, err := remote.Image(ref)
+		if err == nil {
+			err = validate.Image(img)
+		}
+		if err != nil {
+			t.Errorf("build %d: %v", i, err)
+		}
+	}
+}
+
+// A base that goes to another registry is fetched once, though it is read for its
+// names and to be uploaded.
+func TestBaseElsewhere(t *testing.T) {
+	need.Root(t)
+	var hosts []string
+	var fetched sync.Map
+	for i := range 2 {
+		store, err := registry.Open(t.Context(), t.TempDir(), slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer store.Close()
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if i == 0 && r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
+				n, _ := fetched.LoadOrStore(r.URL.Path, &atomic.Int32{})
+				n.(*atomic.Int32).Add(1)
+			}
+			store.ServeHTTP(w, r)
+		}))
+		defer srv.Close()
+		hosts = append(hosts, strings.TrimPrefix(srv.URL, "http://"))
+	}
+	pushLayers(t, hosts[0]+"/library/base:1")
+	dir := t.TempDir()
+	for name, content := range map[string]string{"Dockerfile": "FROM " + hosts[0] + "/library/base:1\nCOPY file /a\n", "file": "content"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dest := hosts[1] + "/app:1"
+	if out, err := exec.Command("executor", "--context", dir, "--destination", dest).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	n := 0
+	fetched.Range(func(path, times any) bool {
+		n++
+		if got := times.(*atomic.Int32).Load(); got != 1 {
+			t.Errorf("%s was fetched %d times", path, got)
+		}
+		return true
+	})
+	if n != 4 { // three layers and the config
+		t.Errorf("%d blobs were fetched", n)
+	}
+	ref, err := name.ParseReference(dest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := remote.Image(ref)
+	if err == nil {
+		err = validate.Image(img)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // pushLayers stores an image with three layers.
 func pushLayers(t *testing.T, ref string) {
 	t.Helper()
@@ -161,4 +276,3 @@ func platformed(t *testing.T, img v1.Image) *v1.ConfigFile {
 	cf.OS, cf.Architecture = "linux", "amd64"
 	return cf
 }
-

@@ -197,7 +197,7 @@ func (s *session) carryOut(ctx context.Context, src *source.Context, p *plan.Pla
 	outlines := workspace.NewOutlines(opt.Spool, kept.Index, s.p.now)
 	opt.Outlines = outlines
 	if push != nil {
-		opt.Upload = s.uploader(push)
+		opt.Upload, opt.Offer, opt.Share = s.uploader(push), push.Offer, imgs.share(ctx, push, opt.Spool)
 	}
 	begun := s.p.now()
 	res, err := build.Build(ctx, p, opt)

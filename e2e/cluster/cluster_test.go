@@ -2,7 +2,6 @@ package main_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -11,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"text/template"
 	"time"
 
 	"github.com/kilnhook/kiln/e2e/cluster/node"
@@ -101,100 +99,6 @@ func (i *install) pushImages(t *testing.T, dir cache.Dir) {
 	check(t, err)
 	_, err = baseimage.Push(t.Context(), debian, i.Registry()+"/library/debian:bookworm-slim")
 	check(t, err)
-}
-
-// overlay is a kustomization of the tests on top of Kiln's own.
-const overlay = `apiVersion: kustomize.config.k8s.io/v1beta1
-kind: Kustomization
-resources: [{{.Base}}]
-images:
-  - {name: kiln-dispatcher, newName: {{.Registry}}/kiln/dispatcher, newTag: test}
-configMapGenerator:
-  - {name: kiln-config, namespace: kiln, behavior: merge, files: [kiln.yaml, jobs.yaml]}
-  - name: kiln-environment
-    namespace: kiln
-    behavior: merge
-    literals:
-      - KILN_LEDGER=s3://ledger/kiln
-      - KILN_BUS=sink
-      - K_SINK={{.Sink}}
-      - S3_ENDPOINT={{.S3Inside}}
-      - S3_FORCE_PATH_STYLE=true
-      - AWS_REGION=us-east-1
-secretGenerator:
-  - name: kiln-secrets
-    namespace: kiln
-    literals: [KILN_TOKEN={{.Token}}, AWS_ACCESS_KEY_ID={{.S3.AccessKey}}, AWS_SECRET_ACCESS_KEY={{.S3.SecretKey}}]
-patches:
-  - target: {kind: Service, name: kiln-dispatcher}
-    patch: |-
-      - {op: add, path: /spec/type, value: NodePort}
-      - {op: add, path: /spec/ports/0/nodePort, value: {{.NodePort}}}
-  - target: {kind: Deployment, name: kiln-dispatcher}
-    patch: |-
-      - {op: add, path: /spec/template/spec/containers/0/args/-, value: --insecure-registry={{.Registry}}}
-      - {op: add, path: /spec/template/spec/containers/0/args/-, value: --sweep=5s}
-`
-
-// triggers build what the tests upload and push.
-const triggers = `triggers:
-  - name: upload
-    on: {object: {bucket: s3://contexts, suffix: .tar.gz}}
-    push: {image: "{{.Registry}}/built/{{"{{ .Object.Stem | slug }}"}}", tags: [latest]}
-    run: {timeout: 2m}
-  - name: push
-    on: {git: {repo: "**"}}
-    push: {image: "{{.Registry}}/built/{{"{{ .Repo.Name | slug }}"}}", tags: ["{{"{{ .Ref.Slug }}"}}"]}
-    run: {timeout: 2m}
-`
-
-// jobs are the options of Jobs.
-const jobs = `image: {{.Image}}
-profile: {{.Profile}}
-serviceAccount: kiln-executor
-pendingTimeout: 20s
-flags: ["--registry-map=index.docker.io={{.Registry}}", "--skip-default-registry-fallback"]
-resources: {limits: {memory: 512Mi}}
-env:
-  - {name: GIT_PULL_METHOD, value: http}
-  - {name: S3_ENDPOINT, value: "{{.S3Inside}}"}
-  - {name: S3_FORCE_PATH_STYLE, value: "true"}
-  - {name: AWS_REGION, value: us-east-1}
-  - {name: AWS_ACCESS_KEY_ID, value: "{{.S3.AccessKey}}"}
-  - {name: AWS_SECRET_ACCESS_KEY, value: "{{.S3.SecretKey}}"}
-`
-
-// apply applies Kiln's manifests with a profile for builds, and waits until the
-// dispatcher serves.
-func (i *install) apply(t *testing.T, profile string) {
-	t.Helper()
-	i.applyImage(t, profile, i.Registry()+"/kiln/executor:test")
-}
-
-// applyImage is apply with another image for the executor.
-func (i *install) applyImage(t *testing.T, profile, image string) {
-	t.Helper()
-	dir := t.TempDir()
-	base, err := filepath.Abs("../../knative/config/base")
-	check(t, err)
-	base, err = filepath.Rel(dir, base)
-	check(t, err)
-	values := map[string]any{
-		"Base": base, "Registry": i.Registry(), "Sink": i.sink.url, "S3Inside": i.s3Inside, "S3": i.s3, "Token": token,
-		"NodePort": nodePort, "Profile": profile, "Image": image,
-	}
-	for name, text := range map[string]string{"kustomization.yaml": overlay, "kiln.yaml": triggers, "jobs.yaml": jobs} {
-		f, err := os.Create(filepath.Join(dir, name))
-		check(t, err)
-		check(t, errors.Join(template.Must(template.New(name).Parse(text)).Execute(f, values), f.Close()))
-	}
-	i.kubectl(t, "apply", "-k", dir)
-	if profile == "overlay" {
-		// The pod's user namespace makes what the standard forbids harmless, but
-		// the admission of this version cannot know.
-		i.kubectl(t, "label", "--overwrite", "namespace", "kiln-builds", "pod-security.kubernetes.io/enforce=privileged")
-	}
-	i.kubectl(t, "-n", "kiln", "rollout", "status", "deployment/kiln-dispatcher", "--timeout=120s")
 }
 
 // kubectl runs kubectl and returns what it printed.

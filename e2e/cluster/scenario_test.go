@@ -50,7 +50,7 @@ func TestCluster(t *testing.T) {
 	t.Run("dispatcher killed", func(t *testing.T) { i.dispatcherKilled(t) })
 	t.Run("restricted", func(t *testing.T) { i.restricted(t) })
 	t.Run("no image", func(t *testing.T) { i.noImage(t) })
-	t.Run("one outcome each", func(t *testing.T) { i.oneOutcomeEach(t) })
+	t.Run("one outcome each", func(t *testing.T) { i.oneOutcomeEach(t, 13) })
 }
 
 // image is the repository of what is built of an object or repository.
@@ -141,7 +141,7 @@ func (i *install) restricted(t *testing.T) {
 // reason, and its Job with it.
 func (i *install) noImage(t *testing.T) {
 	i.kubectl(t, "label", "--overwrite", "namespace", "kiln-builds", "pod-security.kubernetes.io/enforce=baseline")
-	i.applyImage(t, "default", i.Registry()+"/kiln/none:test")
+	i.applySetup(t, setup{config: "base", profile: "default", image: i.Registry() + "/kiln/none:test"})
 	i.uploadDockerfile(t, "noimage", "FROM scratch\nCOPY file /\n")
 	i.ends(t, "noimage", events.OutcomeError, events.ClassInfraStart, "none:test")
 	eventually(t, time.Minute, "no Job that waits", func() bool {
@@ -149,9 +149,9 @@ func (i *install) noImage(t *testing.T) {
 	})
 }
 
-// oneOutcomeEach proves that every build has one terminal event id, and that the
+// oneOutcomeEach proves that so many builds ended, that every build has one terminal event id, and that the
 // same id always says the same.
-func (i *install) oneOutcomeEach(t *testing.T) {
+func (i *install) oneOutcomeEach(t *testing.T, want int) {
 	outcomes := map[string]string{}
 	for _, e := range i.sink.all(events.TypeBuildFinished) {
 		if e.ID() != events.FinishedID(e.Extensions()[events.ExtBuildID].(string)) {
@@ -162,7 +162,7 @@ func (i *install) oneOutcomeEach(t *testing.T) {
 		}
 		outcomes[e.ID()] = string(e.Data())
 	}
-	if want := 13; len(outcomes) != want {
+	if len(outcomes) != want {
 		t.Errorf("%d builds ended, want %d", len(outcomes), want)
 	}
 }

@@ -62,6 +62,7 @@ type Template struct {
 	Resources      corev1.ResourceRequirements
 	Disk           resource.Quantity // limit of the work directory; zero is none
 	Queue          string            // of Kueue: a LocalQueue; "" is none
+	Suspend        bool              // Jobs do not start until somebody, such as Kueue, lets them
 	AnyNode        bool              // a build for a platform runs on any node, not only on one of that platform
 	PullPolicy     corev1.PullPolicy
 	Timeout        time.Duration // of builds whose request has none; 0 is one hour
@@ -101,6 +102,7 @@ func (t Template) Job(req events.Request, namespace string) (*batchv1.Job, error
 		TypeMeta:   metav1.TypeMeta{APIVersion: "batch/v1", Kind: "Job"},
 		ObjectMeta: metav1.ObjectMeta{Name: JobName(req.BuildID), Namespace: namespace, Labels: jobLabels},
 		Spec: batchv1.JobSpec{
+			Suspend:                 suspend(t.Suspend),
 			BackoffLimit:            ptr(int32(retries)),
 			ActiveDeadlineSeconds:   ptr(seconds(timeout)),
 			TTLSecondsAfterFinished: ptr(int32(seconds(orDefault(t.KeepFinished, time.Hour)))),
@@ -112,6 +114,14 @@ func (t Template) Job(req events.Request, namespace string) (*batchv1.Job, error
 			},
 		},
 	}, nil
+}
+
+// suspend is what a Job says of itself: nothing, unless it waits.
+func suspend(wait bool) *bool {
+	if !wait {
+		return nil
+	}
+	return &wait
 }
 
 // failurePolicy says which failures end the Job: those that would only happen

@@ -2,6 +2,7 @@ package launch
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -58,6 +59,27 @@ func TestJob(t *testing.T) {
 				t.Errorf("got\n%s\nwant\n%s", got, want)
 			}
 		})
+	}
+}
+
+// TestJobSuspended proves that only a Job that shall wait says so, whose queue is
+// named for Kueue.
+func TestJobSuspended(t *testing.T) {
+	for _, wait := range []bool{false, true} {
+		o, err := ParseOptions(fmt.Appendf(nil, "image: x\nqueue: builds\nsuspend: %t\n", wait))
+		if err != nil {
+			t.Fatal(err)
+		}
+		job, err := o.Template.Job(request(), "ns")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := job.Spec.Suspend; (got != nil && *got) != wait || !wait && got != nil {
+			t.Errorf("suspend: %t makes %v", wait, got)
+		}
+		if job.Labels["kueue.x-k8s.io/queue-name"] != "builds" || job.Labels["kueue.x-k8s.io/priority-class"] != events.PriorityPush {
+			t.Errorf("labels %v", job.Labels)
+		}
 	}
 }
 

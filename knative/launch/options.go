@@ -28,6 +28,7 @@ type optionsYAML struct {
 	Resources      corev1.ResourceRequirements `json:"resources"`
 	Disk           *resource.Quantity          `json:"disk"`
 	Queue          string                      `json:"queue"`
+	Suspend        bool                        `json:"suspend"`
 	AnyNode        bool                        `json:"anyNode"`
 	PullPolicy     corev1.PullPolicy           `json:"pullPolicy"`
 	Timeout        metav1.Duration             `json:"timeout"`
@@ -50,7 +51,7 @@ func ParseOptions(data []byte) (Options, error) {
 	o := Options{
 		Template: Template{
 			Image: y.Image, Profile: y.Profile, Flags: y.Flags, ServiceAccount: y.ServiceAccount, Credentials: y.Credentials,
-			Env: y.Env, Resources: y.Resources, Queue: y.Queue, AnyNode: y.AnyNode, PullPolicy: y.PullPolicy,
+			Env: y.Env, Resources: y.Resources, Queue: y.Queue, Suspend: y.Suspend, AnyNode: y.AnyNode, PullPolicy: y.PullPolicy,
 			Timeout: y.Timeout.Duration, KeepFinished: y.KeepFinished.Duration,
 		},
 		PendingTimeout: y.PendingTimeout.Duration,

@@ -3,12 +3,19 @@
 //
 //	gen files COUNT BYTES DIR
 //	gen big BYTES FILE
+//
+// It also measures the start of a program: what the kernel says of a child's
+// memory is never less than its parent's, and gen is small.
+//
+//	gen time PROGRAM ARGUMENT...
 package main
 
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"strconv"
+	"syscall"
 
 	"github.com/kilnhook/kiln/e2e/bench/corpus"
 )
@@ -45,5 +52,23 @@ func run(args []string) error {
 		}
 		return corpus.WriteBig(args[2], bytes, seed)
 	}
-	return fmt.Errorf("want files COUNT BYTES DIR or big BYTES FILE, got %q", args)
+	if len(args) > 1 && args[0] == "time" {
+		return measure(args[1:])
+	}
+	return fmt.Errorf("want files COUNT BYTES DIR, big BYTES FILE or time PROGRAM ARGUMENT..., got %q", args)
+}
+
+// measure runs a command and prints its processor time in nanoseconds and the
+// most memory it had resident, in kibibytes.
+func measure(args []string) error {
+	cmd := exec.Command(args[0], args[1:]...)
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("run %q: %w", args, err)
+	}
+	used, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage)
+	if !ok {
+		return fmt.Errorf("this system does not say what %q used", args)
+	}
+	fmt.Println(used.Utime.Nano()+used.Stime.Nano(), used.Maxrss)
+	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -77,33 +78,61 @@ func answer(services corelisters.ServiceLister, query []byte) ([]byte, error) {
 		Header:    dnsmessage.Header{ID: header.ID, Response: true, Authoritative: true, RecursionDesired: header.RecursionDesired},
 		Questions: []dnsmessage.Question{q},
 	}
-	addr, ok := lookUp(services, strings.ToLower(q.Name.String()))
-	switch {
-	case !ok:
+	addr, aliases, ok := resolve(services, strings.ToLower(q.Name.String()))
+	if !ok {
 		reply.RCode = dnsmessage.RCodeNameError
-	case q.Type == dnsmessage.TypeA:
-		reply.Answers = []dnsmessage.Resource{{
-			Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: 1},
+		return reply.Pack()
+	}
+	owner := q.Name
+	for _, alias := range aliases {
+		target, err := dnsmessage.NewName(alias)
+		if err != nil {
+			return nil, err
+		}
+		reply.Answers = append(reply.Answers, dnsmessage.Resource{
+			Header: dnsmessage.ResourceHeader{Name: owner, Type: dnsmessage.TypeCNAME, Class: q.Class, TTL: 1},
+			Body:   &dnsmessage.CNAMEResource{CNAME: target},
+		})
+		owner = target
+	}
+	if q.Type == dnsmessage.TypeA {
+		reply.Answers = append(reply.Answers, dnsmessage.Resource{
+			Header: dnsmessage.ResourceHeader{Name: owner, Type: q.Type, Class: q.Class, TTL: 1},
 			Body:   &dnsmessage.AResource{A: addr.As4()},
-		}}
+		})
 	}
 	return reply.Pack()
 }
 
-// lookUp finds the address of a service by its full name.
-func lookUp(services corelisters.ServiceLister, name string) (netip.Addr, bool) {
+// resolve finds the address of a service, through those of type ExternalName that
+// are only another name for it.
+func resolve(services corelisters.ServiceLister, name string) (addr netip.Addr, aliases []string, ok bool) {
+	const most = 8 // a circle ends here
+	for range most {
+		s, ok := lookUp(services, name)
+		if !ok {
+			return netip.Addr{}, nil, false
+		}
+		if s.Spec.Type != corev1.ServiceTypeExternalName {
+			addr, err := netip.ParseAddr(s.Spec.ClusterIP)
+			return addr, aliases, err == nil && addr.Is4()
+		}
+		name = strings.ToLower(strings.TrimSuffix(s.Spec.ExternalName, ".")) + "."
+		aliases = append(aliases, name)
+	}
+	return netip.Addr{}, nil, false
+}
+
+// lookUp finds a service by its full name.
+func lookUp(services corelisters.ServiceLister, name string) (*corev1.Service, bool) {
 	service, ok := strings.CutSuffix(name, serviceDomain)
 	if !ok {
-		return netip.Addr{}, false
+		return nil, false
 	}
 	first, namespace, ok := strings.Cut(service, ".")
 	if !ok {
-		return netip.Addr{}, false
+		return nil, false
 	}
 	s, err := services.Services(namespace).Get(first)
-	if err != nil {
-		return netip.Addr{}, false
-	}
-	addr, err := netip.ParseAddr(s.Spec.ClusterIP)
-	return addr, err == nil && addr.Is4()
+	return s, err == nil
 }

@@ -15,19 +15,21 @@ import (
 	"slices"
 	"time"
 
+	"github.com/kilnhook/kiln/e2e/internal/cgroup"
 	"github.com/kilnhook/kiln/e2e/internal/process"
 )
 
 // startTimeout is how long BuildKit may take to answer on a busy machine.
 const startTimeout = 60 * time.Second
 
-// Options says how to run BuildKit. All are required but Log.
+// Options says how to run BuildKit. All are required but Log and Group.
 type Options struct {
 	Binaries Binaries
-	Dir      string    // where it keeps everything; on a filesystem that overlays can stand on
-	Runc     string    // path of runc
-	Registry string    // "127.0.0.1:PORT", plain HTTP; also stands in for docker.io
-	Log      io.Writer // what the daemon logs; may be nil
+	Dir      string        // where it keeps everything; on a filesystem that overlays can stand on
+	Runc     string        // path of runc
+	Registry string        // "127.0.0.1:PORT", plain HTTP; also stands in for docker.io
+	Log      io.Writer     // what the daemon logs; may be nil
+	Group    *cgroup.Group // in which the daemon, its client and all that they start are run
 }
 
 // Daemon is a running BuildKit.
@@ -46,7 +48,8 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 		return nil, fmt.Errorf("configure BuildKit: %w", err)
 	}
 	d := &Daemon{address: "unix://" + filepath.Join(o.Dir, "sock"), options: o}
-	cmd := exec.Command(o.Binaries.Daemon, "--config", config, "--addr", d.address, "--root", filepath.Join(o.Dir, "root"))
+	args := o.grouped(o.Binaries.Daemon, "--config", config, "--addr", d.address, "--root", filepath.Join(o.Dir, "root"))
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), "TMPDIR="+o.Dir)
 	var err error
 	if d.server, err = process.Start("buildkitd", cmd, true, o.Log, nil); err != nil {
@@ -58,7 +61,19 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	return d, nil
 }
 
+// grouped are the arguments that run a command in the group.
+func (o Options) grouped(args ...string) []string {
+	if o.Group == nil {
+		return args
+	}
+	return o.Group.Command(args...)
+}
+
 func (o Options) configuration() string {
+	parent := ""
+	if o.Group != nil {
+		parent = o.Group.Path()
+	}
 	return fmt.Sprintf(`[otel]
 socketPath = %q
 [worker.oci]
@@ -67,13 +82,14 @@ snapshotter = "overlayfs"
 binary = %q
 networkMode = "host"
 gc = false
+defaultCgroupParent = %q
 [worker.containerd]
 enabled = false
 [registry."docker.io"]
 mirrors = [%q]
 [registry.%q]
 http = true
-`, filepath.Join(o.Dir, "otel.sock"), o.Runc, o.Registry, o.Registry)
+`, filepath.Join(o.Dir, "otel.sock"), o.Runc, parent, o.Registry, o.Registry)
 }
 
 // await waits until the daemon has a worker.
@@ -114,6 +130,7 @@ type Request struct {
 	Platform   string            // "os/arch"; this machine's if empty
 	Contexts   map[string]string // named contexts: an absolute directory, or what BuildKit takes
 	Layouts    map[string]string // named contexts that are OCI image layouts with one image: directories
+	Cache      string            // "HOST/REPOSITORY:TAG" of a cache of all steps, read and then written; no step is taken from a cache if empty
 }
 
 // Built is what became of a Request.
@@ -135,8 +152,9 @@ func (d *Daemon) Build(ctx context.Context, r Request) (b Built, err error) {
 		return Built{}, fmt.Errorf("build %s: %w", r.Ref, err)
 	}
 	said := new(status)
-	args = slices.Concat([]string{"--addr", d.address}, r.arguments(), args, []string{"--metadata-file", f.Name()})
-	cmd := exec.CommandContext(ctx, d.options.Binaries.Client, args...)
+	args = slices.Concat([]string{d.options.Binaries.Client, "--addr", d.address}, r.arguments(), args, []string{"--metadata-file", f.Name()})
+	args = d.options.grouped(args...)
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = said, said
 	if err := cmd.Run(); err != nil {
 		return Built{}, said.failure(r.Ref, err)
@@ -162,10 +180,16 @@ func (r Request) arguments() []string {
 	}
 	full := filepath.Join(r.Context, dockerfile)
 	args := []string{
-		"build", "--progress=rawjson", "--no-cache", "--frontend=dockerfile.v0",
+		"build", "--progress=rawjson", "--frontend=dockerfile.v0",
 		"--local", "context=" + r.Context, "--local", "dockerfile=" + filepath.Dir(full),
 		"--opt", "filename=" + filepath.Base(full),
 		"--output", "type=image,push=true,registry.insecure=true,name=" + r.Ref,
+	}
+	if r.Cache == "" {
+		args = append(args, "--no-cache")
+	} else {
+		where := "type=registry,registry.insecure=true,ref=" + r.Cache
+		args = append(args, "--import-cache", where, "--export-cache", where+",mode=max")
 	}
 	if r.Target != "" {
 		args = append(args, "--opt", "target="+r.Target)

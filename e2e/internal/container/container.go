@@ -15,6 +15,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -40,6 +41,7 @@ type Spec struct {
 	Args    []string
 	Env     []string // all of it
 	Dir     string   // working directory; "/" if empty
+	Cgroup  string   // control group, as "/name", below which the container's is made; the root if empty
 	Binds   []Bind
 	Stdin   io.Reader // empty if nil
 	Stdout  io.Writer // discarded if nil
@@ -149,7 +151,7 @@ func (c container) config(binds []Bind) ([]byte, error) {
 	if c.Dir != "" {
 		config.Process["cwd"] = c.Dir
 	}
-	config.Linux["cgroupsPath"] = "/" + c.id
+	config.Linux["cgroupsPath"] = path.Join("/", c.Cgroup, c.id)
 	for _, b := range binds {
 		access := "rw"
 		if b.ReadOnly {

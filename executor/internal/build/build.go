@@ -12,6 +12,7 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kilnhook/kiln/executor/internal/cache"
@@ -40,7 +41,7 @@ type Outlines interface {
 // Cache remembers layers. It may forget.
 type Cache interface {
 	Get(ctx context.Context, k cache.Key) (e cache.Entry, reason string, err error)
-	Probe(ctx context.Context, keys []cache.Key) map[cache.Key]cache.Entry
+	Probe(ctx context.Context, keys []cache.Key, seen func(k cache.Key, l v1.Layer)) (found map[cache.Key]cache.Entry, verified func() map[cache.Key]cache.Entry)
 	Put(ctx context.Context, k cache.Key, l v1.Layer, meta cache.Meta) error
 }
 
@@ -56,6 +57,9 @@ type Options struct {
 	Contexts map[string]Files   // those that the plan names
 	// Image returns an image that the plan names.
 	Image func(ctx context.Context, digest v1.Hash) (v1.Image, error)
+	// Share, if set, returns an image that is both uploaded and read as one whose
+	// layers are fetched once.
+	Share func(img v1.Image) (v1.Image, error)
 	// Spool is the directory for layers that are being made.
 	Spool string
 	// Upload, if set, is given every layer of the result as soon as there is
@@ -63,7 +67,10 @@ type Options struct {
 	// and for some layers more than once. told is to be told how many bytes
 	// were sent, and how many there are, 0 if that is not known yet.
 	Upload func(ctx context.Context, l v1.Layer, told func(done, total int64)) error
-	Cache  Cache // nil: nothing is cached
+	// Offer, if set, is given layers of the result that are probably there already,
+	// or can be mounted: it does what costs little and may fail.
+	Offer func(ctx context.Context, l v1.Layer)
+	Cache Cache // nil: nothing is cached
 	// CacheCopies says that COPY and ADD are cached as well as RUN.
 	CacheCopies, NoCacheRuns bool
 	// Fetch gets what an ADD of a URL names.
@@ -134,8 +141,9 @@ func Build(ctx context.Context, p *plan.Plan, opt Options) (Result, error) {
 		images: map[v1.Hash]rootfs.FS{}, copies: map[string]string{}, made: map[cache.Key]v1.Layer{},
 	}
 	bctx, stop := context.WithCancelCause(gctx)
+	b.base = sync.OnceValues(func() (v1.Image, error) { return b.resultBase(bctx) })
 	defer stop(nil)
-	err := b.run(bctx, stop)
+	res, err := b.make(bctx, stop)
 	// What runs in the background is waited for in any case, and its error
 	// is the first cause if it came first.
 	if werr := group.Wait(); werr != nil && (err == nil || errors.Is(err, context.Canceled)) {
@@ -145,10 +153,49 @@ func Build(ctx context.Context, p *plan.Plan, opt Options) (Result, error) {
 	if ctx.Err() != nil {
 		return Result{}, context.Cause(ctx)
 	}
+	if err != nil || res.Image != nil {
+		return res, err
+	}
+	return b.result()
+}
+
+// make builds the stages. The result is there already if no layer is still being
+// written; its config is on its way then.
+func (b *builder) make(ctx context.Context, stop context.CancelCauseFunc) (Result, error) {
+	verify, err := b.foresee(ctx)
 	if err != nil {
 		return Result{}, err
 	}
-	return b.result()
+	if !b.foreseen() {
+		verify()
+	}
+	if err := b.run(ctx, stop); err != nil {
+		return Result{}, err
+	}
+	res, rerr := b.result()
+	if rerr == nil && b.Upload != nil {
+		config, err := partial.ConfigLayer(res.Image)
+		if err != nil {
+			return Result{}, fmt.Errorf("read config of the image: %w", err)
+		}
+		b.work.Go(func() error { return b.Upload(ctx, config, func(int64, int64) {}) })
+	}
+	if !verify() {
+		// The cache has less than it said: what was done so far was to find that out.
+		b.unheld, b.hits, b.misses = nil, 0, 0
+		for i, s := range b.stages {
+			b.stages[i] = b.newStage(i)
+			b.stages[i].ahead, b.stages[i].foreseen = s.ahead, s.foreseen
+		}
+		return Result{}, b.run(ctx, stop)
+	}
+	for _, upload := range b.unheld {
+		upload()
+	}
+	if rerr != nil {
+		res = Result{}
+	}
+	return res, nil
 }
 
 // maxWriting is how many layers are written at once.
@@ -158,8 +205,12 @@ type builder struct {
 	Options
 	plan    *plan.Plan
 	stages  []*stage
+	unsure  bool     // it is not known yet whether the cache has what it says
+	unheld  []func() // uploads of that, for when it is known
 	work    *errgroup.Group
 	writing chan struct{}
+
+	base func() (v1.Image, error) // that the result stands on
 
 	mu     sync.Mutex
 	images map[v1.Hash]rootfs.FS

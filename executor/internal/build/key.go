@@ -128,7 +128,12 @@ func (s *stage) lookUp(ctx context.Context, tell *teller, n int, d *done) (hit b
 	d.layer = e.Layer
 	s.pending = append(s.pending, withIndex(e))
 	s.tellLayer(tell, e.Layer, e.Contents)
-	s.upload(ctx, tell.meter(), e.Layer)
+	upload := func() { s.upload(ctx, tell.meter(), e.Layer) }
+	if s.unsure {
+		s.unheld = append(s.unheld, upload)
+	} else {
+		upload()
+	}
 	return true, nil
 }
 

@@ -76,12 +76,6 @@ func readsOf(op plan.Op) []stageRead {
 // run builds the stages that are needed, each once those are done that it needs.
 // The first error stops the others, and what runs in the background.
 func (b *builder) run(ctx context.Context, stop context.CancelCauseFunc) error {
-	for i := range b.plan.Stages {
-		b.stages = append(b.stages, b.newStage(i))
-	}
-	if err := b.foresee(ctx); err != nil {
-		return err
-	}
 	b.fillUses()
 	var group errgroup.Group
 	slots := make(chan struct{}, max(b.Parallel, 1))

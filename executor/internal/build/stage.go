@@ -86,13 +86,36 @@ func (s *stage) begin(ctx context.Context) error {
 		return nil
 	}
 	var err error
-	if s.image, err = s.Image(ctx, s.plan.Base.Digest); err != nil {
+	if s.plan.Base.Digest == s.bottom().Base.Digest {
+		s.image, err = s.base()
+	} else {
+		s.image, err = s.Image(ctx, s.plan.Base.Digest)
+	}
+	if err != nil {
 		return err
 	}
 	if !s.use.layers {
 		return nil
 	}
 	return s.uploadBase(ctx)
+}
+
+// bottom is the stage at the bottom of the result.
+func (b *builder) bottom() *plan.Stage {
+	p := b.plan.Final()
+	for p.Base.Stage != nil {
+		p = &b.plan.Stages[*p.Base.Stage]
+	}
+	return p
+}
+
+// resultBase is the image that the result stands on.
+func (b *builder) resultBase(ctx context.Context) (v1.Image, error) {
+	img, err := b.Image(ctx, b.bottom().Base.Digest)
+	if err != nil || b.Share == nil || b.Upload == nil {
+		return img, err
+	}
+	return b.Share(img)
 }
 
 // uploadBase hands on the layers of the image that the result stands on.

@@ -15,13 +15,13 @@ import (
 	"io/fs"
 	"log/slog"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/kilnhook/kiln/executor/internal/image"
 	layers "github.com/kilnhook/kiln/executor/internal/layer"
@@ -74,9 +74,9 @@ type store interface {
 	// manifest returns the manifest stored under a key; errNone if there is
 	// none.
 	manifest(ctx context.Context, k Key) ([]byte, error)
-	// layer returns the layer that a manifest describes, having made sure
-	// that it is there.
-	layer(ctx context.Context, k Key, desc v1.Descriptor, diffID v1.Hash) (v1.Layer, error)
+	// layer returns the layer that a manifest describes, and what makes sure that
+	// it is there.
+	layer(ctx context.Context, k Key, desc v1.Descriptor, diffID v1.Hash) (l v1.Layer, check func() error, err error)
 	// blob reads another blob of an entry.
 	blob(ctx context.Context, k Key, desc v1.Descriptor) (io.ReadCloser, error)
 	// put stores an image under a key, replacing what is there.
@@ -112,9 +112,17 @@ func newCache(s store, opt Options) *Cache {
 // error is that of ctx.
 func (c *Cache) Get(ctx context.Context, k Key) (e Entry, reason string, err error) {
 	if c.failures.Load() >= maxFailures {
-		return miss("the cache failed too often and is not used any more")
+		return miss(tooOften)
 	}
-	e, err = c.get(ctx, k)
+	e, check, err := c.find(ctx, k)
+	if err == nil {
+		err = check()
+	}
+	return c.judge(ctx, k, e, err)
+}
+
+// judge says what became of looking up a key.
+func (c *Cache) judge(ctx context.Context, k Key, e Entry, err error) (Entry, string, error) {
 	switch {
 	case ctx.Err() != nil:
 		return Entry{}, "", context.Cause(ctx)
@@ -154,60 +162,114 @@ const (
 
 func (e *badEntryError) Error() string { return e.why }
 
-func (c *Cache) get(ctx context.Context, k Key) (Entry, error) {
+// find looks for an entry. Whether its layer is there is for check to say.
+func (c *Cache) find(ctx context.Context, k Key) (e Entry, check func() error, err error) {
+	check = func() error { return nil }
 	raw, err := c.store.manifest(ctx, k)
 	if err != nil {
-		return Entry{}, err
+		return Entry{}, nil, err
 	}
 	d, err := parseManifest(raw, k)
 	if err != nil {
-		return Entry{}, err
+		return Entry{}, nil, err
 	}
 	if ttl := c.opt.TTL; ttl > 0 {
 		if age := c.opt.Now().Sub(d.created); age > ttl {
-			return Entry{}, &badEntryError{why: fmt.Sprintf("expired: made %v ago, entries are good for %v", age.Round(time.Second), ttl), kind: kindExpired}
+			return Entry{}, nil, &badEntryError{why: fmt.Sprintf("expired: made %v ago, entries are good for %v", age.Round(time.Second), ttl), kind: kindExpired}
 		}
 	}
 	if d.empty {
-		return Entry{Empty: true, Created: d.created}, nil
+		return Entry{Empty: true, Created: d.created}, check, nil
 	}
-	l, err := c.store.layer(ctx, k, d.layer, d.diffID)
-	if errors.Is(err, fs.ErrNotExist) {
-		return Entry{}, &badEntryError{why: "the entry's layer is gone"}
-	}
+	l, isThere, err := c.store.layer(ctx, k, d.layer, d.diffID)
 	if err != nil {
-		return Entry{}, err
+		return Entry{}, nil, gone(err)
 	}
-	e := Entry{Layer: l, Created: d.created, Contents: d.holds}
+	e = Entry{Layer: l, Created: d.created, Contents: d.holds}
 	if d.index != nil {
 		e.Index = func() (io.ReadCloser, error) { return c.openIndex(ctx, k, *d.index) }
 	}
-	return e, nil
+	return e, func() error { return gone(isThere()) }, nil
+}
+
+// gone is the error of an entry whose layer is not there.
+func gone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return &badEntryError{why: "the entry's layer is gone"}
+	}
+	return err
 }
 
 // Probe looks up many keys at once. The result has every key; misses say why
 // in Miss. When ctx is done the rest are misses.
-func (c *Cache) Probe(ctx context.Context, keys []Key) map[Key]Entry {
-	found := make([]Entry, len(keys))
-	var group errgroup.Group
-	group.SetLimit(c.opt.Parallel)
+//
+// found is what the cache says it has. Whether the layers are there is found out
+// meanwhile: verified waits for that, and of what it returns only the misses can
+// differ. seen, which may be nil, is called for every layer that was found, some at
+// once, before it is known whether it is there.
+func (c *Cache) Probe(ctx context.Context, keys []Key, seen func(k Key, l v1.Layer)) (found map[Key]Entry, verified func() map[Key]Entry) {
+	first, last := make([]Entry, len(keys)), make([]Entry, len(keys))
+	var finding, checking sync.WaitGroup
+	slots := make(chan struct{}, c.opt.Parallel)
 	for i, k := range keys {
-		group.Go(func() error {
-			e, _, err := c.Get(ctx, k)
-			if err != nil {
-				e = Entry{Miss: err.Error()}
+		finding.Add(1)
+		checking.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			var check func() error
+			first[i], check = c.lookFor(ctx, k)
+			last[i] = first[i]
+			if l := first[i].Layer; l != nil && seen != nil {
+				seen(k, l)
 			}
-			found[i] = e
-			return nil
+			finding.Done()
+			if check != nil {
+				last[i] = c.checked(ctx, k, first[i], check)
+			}
 		})
 	}
-	_ = group.Wait()
+	finding.Wait()
+	return byKey(keys, first), func() map[Key]Entry {
+		checking.Wait()
+		return byKey(keys, last)
+	}
+}
+
+func byKey(keys []Key, entries []Entry) map[Key]Entry {
 	out := make(map[Key]Entry, len(keys))
 	for i, k := range keys {
-		out[k] = found[i]
+		out[k] = entries[i]
 	}
 	return out
 }
+
+// lookFor is find for Probe; check is nil for a miss.
+func (c *Cache) lookFor(ctx context.Context, k Key) (e Entry, check func() error) {
+	if c.failures.Load() >= maxFailures {
+		e, _, _ = miss(tooOften)
+		return e, nil
+	}
+	e, check, err := c.find(ctx, k)
+	if err == nil && ctx.Err() == nil {
+		return e, check
+	}
+	return missed(c.judge(ctx, k, e, err)), nil
+}
+
+func (c *Cache) checked(ctx context.Context, k Key, e Entry, check func() error) Entry {
+	return missed(c.judge(ctx, k, e, check()))
+}
+
+// missed is the entry of a look-up, a miss also if it failed.
+func missed(e Entry, _ string, err error) Entry {
+	if err != nil {
+		return Entry{Miss: err.Error()}
+	}
+	return e
+}
+
+// tooOften is why a cache is left alone.
+const tooOften = "the cache failed too often and is not used any more"
 
 // Put stores what a step made: a layer, whose digest must be known and whose
 // bytes must be readable unless the store has them already, or nil if it made

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -220,7 +221,15 @@ func TestProbe(t *testing.T) {
 				}
 			}
 		}
-		got := c.Probe(t.Context(), append(keys, keys[0]))
+		var seen atomic.Int32
+		found, verified := c.Probe(t.Context(), append(keys, keys[0]), func(Key, v1.Layer) { seen.Add(1) })
+		got := verified()
+		if !maps.EqualFunc(found, got, func(a, b Entry) bool { return a.Hit() == b.Hit() }) {
+			t.Error("other entries were found than there are")
+		}
+		if seen.Load() != 11 {
+			t.Errorf("%d layers seen", seen.Load())
+		}
 		for i, k := range keys {
 			if e, ok := got[k]; !ok || e.Hit() != (i%4 == 0) || e.Hit() == (e.Miss != "") {
 				t.Errorf("key %d: %+v", i, e)
@@ -228,7 +237,8 @@ func TestProbe(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancelCause(t.Context())
 		cancel(errors.New("superseded"))
-		for _, e := range c.Probe(ctx, keys) {
+		_, cancelled := c.Probe(ctx, keys, nil)
+		for _, e := range cancelled() {
 			if e.Hit() || e.Miss != "superseded" {
 				t.Errorf("cancelled: %+v", e)
 			}
@@ -239,8 +249,8 @@ func TestProbe(t *testing.T) {
 		if err := c.Put(ctx, keys[0], randomLayer(t), Meta{}); err == nil || err.Error() != "superseded" {
 			t.Errorf("cancelled: %v", err)
 		}
-		if n := len(c.Probe(t.Context(), nil)); n != 0 {
-			t.Errorf("%d entries for no keys", n)
+		if found, verified := c.Probe(t.Context(), nil, nil); len(found) != 0 || len(verified()) != 0 {
+			t.Errorf("%d entries for no keys", len(found))
 		}
 	})
 }
@@ -506,7 +516,8 @@ func TestRepositoryGone(t *testing.T) {
 	for i := range 50 {
 		keys = append(keys, key(fmt.Sprint(i)))
 	}
-	for k, e := range c.Probe(t.Context(), keys) {
+	_, verified := c.Probe(t.Context(), keys, nil)
+	for k, e := range verified() {
 		if e.Hit() || e.Miss == "" {
 			t.Errorf("%s: %+v", k, e)
 		}

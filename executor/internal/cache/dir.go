@@ -70,18 +70,20 @@ func readDocument(path string) ([]byte, error) {
 	return b, err
 }
 
-func (d *dir) layer(_ context.Context, k Key, desc v1.Descriptor, diffID v1.Hash) (v1.Layer, error) {
+func (d *dir) layer(_ context.Context, k Key, desc v1.Descriptor, diffID v1.Hash) (v1.Layer, func() error, error) {
 	path := d.blobPath(k, desc.Digest)
 	exists := func() (bool, error) {
 		info, err := os.Stat(path)
 		return err == nil && info.Mode().IsRegular() && info.Size() == desc.Size, err
 	}
-	if ok, err := exists(); err != nil {
-		return nil, err
-	} else if !ok {
-		return nil, &badEntryError{why: "the entry is broken: its layer does not have the size that its manifest says"}
+	check := func() error {
+		ok, err := exists()
+		if err == nil && !ok {
+			return &badEntryError{why: "the entry is broken: its layer does not have the size that its manifest says"}
+		}
+		return err
 	}
-	return &layer{desc: desc, diffID: diffID, exists: exists, open: func() (io.ReadCloser, error) { return os.Open(path) }}, nil
+	return &layer{desc: desc, diffID: diffID, exists: exists, open: func() (io.ReadCloser, error) { return os.Open(path) }}, check, nil
 }
 
 func (d *dir) blob(_ context.Context, k Key, desc v1.Descriptor) (io.ReadCloser, error) {

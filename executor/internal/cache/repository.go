@@ -59,26 +59,29 @@ func statusOf(err error) int {
 	return 0
 }
 
-// layer asks the registry whether it has the layer. It can be mounted in other
-// repositories of the registry, so that a hit need not move it.
-func (r *repository) layer(ctx context.Context, _ Key, desc v1.Descriptor, diffID v1.Hash) (v1.Layer, error) {
+// layer returns a layer that can be mounted in other repositories of the registry,
+// so that a hit need not move it.
+func (r *repository) layer(ctx context.Context, _ Key, desc v1.Descriptor, diffID v1.Hash) (v1.Layer, func() error, error) {
 	ref := r.repo.Digest(desc.Digest.String())
 	there, err := r.puller.Layer(ctx, ref)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	exists := func() (bool, error) { return partial.Exists(there) }
-	ok, err := exists()
-	if err == nil && !ok || statusOf(err) == http.StatusNotFound {
-		return nil, fs.ErrNotExist
-	}
-	if err != nil {
-		return nil, fmt.Errorf("look for layer in cache repository %s: %w", r.repo, err)
+	check := func() error {
+		ok, err := exists()
+		if err == nil && !ok || statusOf(err) == http.StatusNotFound {
+			return fs.ErrNotExist
+		}
+		if err != nil {
+			return fmt.Errorf("look for layer in cache repository %s: %w", r.repo, err)
+		}
+		return nil
 	}
 	return &remote.MountableLayer{
 		Layer:     &layer{desc: desc, diffID: diffID, exists: exists, open: func() (io.ReadCloser, error) { return there.Compressed() }},
 		Reference: ref,
-	}, nil
+	}, check, nil
 }
 
 func (r *repository) blob(ctx context.Context, _ Key, desc v1.Descriptor) (io.ReadCloser, error) {

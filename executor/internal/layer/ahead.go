@@ -30,7 +30,12 @@ func FetchAhead(ctx context.Context, dir string, layers []v1.Layer, meter progre
 	ahead = append(ahead, pulled{layers[0], meter})
 	var spooled []*Blob
 	for _, l := range layers[1:] {
+		_, own := l.(*shared)
 		l = pulled{l, meter}
+		if own { // a file of its own
+			ahead = append(ahead, l)
+			continue
+		}
 		b, err := NewBlob(dir, Compression{})
 		if err != nil {
 			ahead = append(ahead, l) // read when it is its turn
@@ -39,17 +44,24 @@ func FetchAhead(ctx context.Context, dir string, layers []v1.Layer, meter progre
 		spooled = append(spooled, b)
 		ahead = append(ahead, &fetched{Layer: l, blob: b})
 	}
-	queue := make(chan *fetched, len(ahead))
-	for _, l := range ahead {
-		if l, ok := l.(*fetched); ok {
-			queue <- l
-		}
+	queue := make(chan v1.Layer, len(ahead))
+	for _, l := range ahead[min(1, len(ahead)):] {
+		queue <- l
 	}
 	close(queue)
 	for range maxAhead - 1 {
 		work.Go(func() {
 			for l := range queue {
-				l.blob.receive(ctx, l.Layer)
+				switch l := l.(type) {
+				case *fetched:
+					l.blob.receive(ctx, l.Layer)
+				case pulled:
+					if s, ok := l.Layer.(*shared); ok {
+						if b := s.fetch(); b != nil {
+							b.wait(ctx)
+						}
+					}
+				}
 			}
 		})
 	}
@@ -115,13 +127,31 @@ type fetched struct {
 // Compressed reads the file as it grows, or, if it could not be fetched, the layer
 // itself.
 func (f *fetched) Compressed() (io.ReadCloser, error) {
-	f.blob.mu.Lock()
-	failed := f.blob.err != nil
-	f.blob.mu.Unlock()
-	if failed {
+	if f.blob.failed() {
 		return f.Layer.Compressed()
 	}
 	return f.blob.Compressed()
+}
+
+// failed tells whether the file could not be filled.
+func (b *Blob) failed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.err != nil
+}
+
+// wait returns when the file is filled or ctx is done.
+func (b *Blob) wait(ctx context.Context) {
+	defer context.AfterFunc(ctx, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.grown.Broadcast()
+	})()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for !b.done && ctx.Err() == nil {
+		b.grown.Wait()
+	}
 }
 
 // receive fills the file with the bytes of a layer.

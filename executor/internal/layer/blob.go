@@ -244,6 +244,16 @@ func (r *follower) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Seek implements io.Seeker from the start of the layer.
+func (r *follower) Seek(offset int64, whence int) (int64, error) {
+	if whence != io.SeekStart || offset < 0 {
+		return 0, fmt.Errorf("read spooled layer: %w", errors.ErrUnsupported)
+	}
+	n, err := r.f.Seek(offset, io.SeekStart)
+	r.off = n
+	return n, err
+}
+
 func (r *follower) Close() error {
 	r.b.mu.Lock()
 	r.closed = true

@@ -60,3 +60,8 @@ func TestMeter(t *testing.T) {
 	Meter{}.Begin(PhasePull, "")(1, nil) // tells nobody
 	Meter{}.Bytes(PhasePull, "", 1, 1)
 }
+
+// at is a moment, some milliseconds after a fixed one.
+func at(ms int) time.Time {
+	return time.Date(2026, 11, 23, 10, 0, 0, ms*1e6, time.UTC)
+}

@@ -126,7 +126,7 @@ func (g *guesses) RoundTrip(req *http.Request) (*http.Response, error) {
 		x.drop()
 		return nil, req.Context().Err()
 	}
-	if x.resp == nil || x.resp.StatusCode != http.StatusOK {
+	if x.resp == nil {
 		x.drop()
 		return g.pings.RoundTrip(req)
 	}

@@ -75,7 +75,11 @@ func (p *Push) tag(ctx context.Context, tag name.Tag, m manifest) error {
 		err = t.immutable(ctx, tag, m, err)
 	}
 	if err != nil {
-		return fmt.Errorf("push tag %s: %w", tag, p.c.explain(err, tag.Repository))
+		err = p.c.explain(err, tag.Repository)
+		if len(p.tags) == 1 && !isImmutable(err) {
+			return fmt.Errorf("push manifest %s as %s: %w", tag.Repository.Digest(m.digest.String()), tag.TagStr(), err)
+		}
+		return fmt.Errorf("push tag %s: %w", tag, err)
 	}
 	return nil
 }

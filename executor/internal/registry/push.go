@@ -48,6 +48,16 @@ func (c *Client) Push(dests ...string) (*Push, error) {
 	return p, nil
 }
 
+// Only tells whether a registry is the only one that is pushed to.
+func (p *Push) Only(host string) bool {
+	for _, t := range p.targets {
+		if t.repo.RegistryStr() != host {
+			return false
+		}
+	}
+	return true
+}
+
 func (c *Client) destination(dest string) (name.Tag, error) {
 	if strings.Contains(dest, "@") {
 		return name.Tag{}, fmt.Errorf("destination %q has a digest: a destination is a repository and a tag", dest)

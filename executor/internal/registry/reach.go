@@ -30,8 +30,21 @@ type login struct {
 // reach returns a client that may push to a repository and pull from it, and
 // mount from another one of the same registry if that is not "".
 func (c *Client) reach(ctx context.Context, repo name.Repository, from string) (*http.Client, error) {
+	scopes := []string{repo.Scope(ggcr.PushScope)}
+	if from != "" {
+		scopes = append(scopes, repo.Registry.Repo(from).Scope(ggcr.PullScope))
+	}
+	return c.logIn(ctx, c.destTripper, repo, scopes)
+}
+
+// reachBase returns a client that may pull base images from a repository.
+func (c *Client) reachBase(ctx context.Context, repo name.Repository) (*http.Client, error) {
+	return c.logIn(ctx, c.guess, repo, []string{repo.Scope(ggcr.PullScope)})
+}
+
+func (c *Client) logIn(ctx context.Context, inner http.RoundTripper, repo name.Repository, scopes []string) (*http.Client, error) {
 	c.reached.mu.Lock()
-	key := repo.Name() + " " + from
+	key := fmt.Sprint(repo.Name(), scopes, inner == c.destTripper)
 	l := c.reached.by[key]
 	if l == nil {
 		l = &login{}
@@ -47,11 +60,7 @@ func (c *Client) reach(ctx context.Context, repo name.Repository, from string) (
 	if err != nil {
 		return nil, err
 	}
-	scopes := []string{repo.Scope(ggcr.PushScope)}
-	if from != "" {
-		scopes = append(scopes, repo.Registry.Repo(from).Scope(ggcr.PullScope))
-	}
-	rt, err := ggcr.NewWithContext(ctx, repo.Registry, auth, ggcr.NewUserAgent(c.destTripper, c.opt.UserAgent), scopes)
+	rt, err := ggcr.NewWithContext(ctx, repo.Registry, auth, ggcr.NewUserAgent(inner, c.opt.UserAgent), scopes)
 	if err != nil {
 		return nil, err
 	}
@@ -100,4 +109,17 @@ func locationOf(resp *http.Response) (*url.URL, error) {
 // blobURL is where a repository has a blob, or begins to.
 func blobURL(repo name.Repository, rest string, query url.Values) *url.URL {
 	return &url.URL{Scheme: repo.Scheme(), Host: repo.RegistryStr(), Path: "/v2/" + repo.RepositoryStr() + "/" + rest, RawQuery: query.Encode()}
+}
+
+// told is an error of a request as it is told: what a registry remembers an upload
+// by is left out of its address.
+func told(err error) error {
+	var failed *url.Error
+	if errors.As(err, &failed) {
+		if at, perr := url.Parse(failed.URL); perr == nil {
+			at.RawQuery = ""
+			failed.URL = at.String()
+		}
+	}
+	return err
 }

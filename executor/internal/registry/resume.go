@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
@@ -53,11 +54,13 @@ func (p *pulled) LayerByDiffID(h v1.Hash) (v1.Layer, error) {
 
 // resuming makes l resume. Where it can be mounted from stays known.
 func (p *pulled) resuming(l v1.Layer) (v1.Layer, error) {
+	r := &resumingLayer{ctx: p.ctx, c: p.c}
 	m, mountable := l.(*remote.MountableLayer)
 	if mountable {
-		l = m.Layer
+		l, r.ref = m.Layer, m.Reference
 	}
-	out, err := partial.CompressedToLayer(&resumingLayer{Layer: l, ctx: p.ctx, c: p.c})
+	r.Layer = l
+	out, err := partial.CompressedToLayer(r)
 	if err != nil || !mountable {
 		return out, err
 	}
@@ -71,6 +74,7 @@ type resumingLayer struct {
 	v1.Layer
 	ctx context.Context //nolint:containedctx // v1.Layer has no context of its own
 	c   *Client
+	ref name.Reference // in the repository that has it; nil if that is not known
 }
 
 // Descriptor is what the manifest says of the layer.
@@ -81,7 +85,12 @@ func (l *resumingLayer) Exists() (bool, error) { return partial.Exists(l.Layer) 
 
 func (l *resumingLayer) MediaType() (types.MediaType, error) { return l.Layer.MediaType() }
 
+// Compressed reads the layer; a large one in some parts at once if the registry
+// gives parts.
 func (l *resumingLayer) Compressed() (io.ReadCloser, error) {
+	if rc, err := l.segmented(); rc != nil || err != nil {
+		return rc, err
+	}
 	rc, err := l.Layer.Compressed()
 	if err != nil {
 		return nil, err

@@ -208,7 +208,7 @@ func (s *flow) send(ctx context.Context, method string, at *url.URL, size int64)
 		_ = resp.Body.Close()
 		return nil, s.failed
 	}
-	return resp, err
+	return resp, told(err)
 }
 
 // flowing is the body of a request that counts what is read of it. An answer may

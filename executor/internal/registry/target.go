@@ -92,22 +92,6 @@ func (t *target) once(ctx context.Context, l v1.Layer, send func() error) error 
 	}
 }
 
-// has tells whether a layer was sent already.
-func (t *target) has(digest v1.Hash) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	s := t.sent[digest]
-	if s == nil {
-		return false
-	}
-	select {
-	case <-s.done:
-		return s.err == nil
-	default:
-		return false
-	}
-}
-
 // send makes sure that the repository has a layer.
 func (t *target) send(ctx context.Context, l v1.Layer, read func(v1.Layer) (io.ReadCloser, error)) error {
 	digest, err := l.Digest()
@@ -174,7 +158,7 @@ func (t *target) find(ctx context.Context, l v1.Layer, digest v1.Hash) (there bo
 // tells as well, in one request, that the repository has it already. A registry
 // that does not mount begins an upload instead.
 func (t *target) mount(ctx context.Context, l v1.Layer, digest v1.Hash) (done bool, up *begun) {
-	m, ok := l.(*remote.MountableLayer)
+	m, ok := innermost(l).(*remote.MountableLayer)
 	if !ok {
 		return false, nil
 	}
@@ -367,5 +351,6 @@ func do(ctx context.Context, client *http.Client, method string, at *url.URL, bo
 	if body != nil && req.Header.Get("Content-Type") == "" {
 		req.Header.Set("Content-Type", "application/octet-stream")
 	}
-	return client.Do(req)
+	resp, err := client.Do(req)
+	return resp, told(err)
 }

@@ -75,7 +75,9 @@ func (r *router) RoundTrip(req *http.Request) (*http.Response, error) {
 		if err != nil {
 			return nil, r.explain(req.URL.Host, err)
 		}
-		r.asked.Delete(req.URL.Host)
+		if req.URL.Scheme == "https" {
+			r.asked.Delete(req.URL.Host)
+		}
 		wait := retryAfter(resp)
 		if wait == 0 || try == maxRetryAfter || req.Body != nil && req.GetBody == nil {
 			r.resumable(rt, req, resp)

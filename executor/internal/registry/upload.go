@@ -23,7 +23,6 @@ import (
 // progress, which may be nil, is told how many bytes were sent to the first
 // destination and how many there are, 0 if that is not known yet.
 func (p *Push) Upload(ctx context.Context, l v1.Layer, progress func(done, total int64)) error {
-	l = innermost(l)
 	if mt, err := l.MediaType(); err == nil && !mt.IsDistributable() {
 		return nil // it is where its URLs say
 	}
@@ -45,6 +44,29 @@ func (p *Push) Upload(ctx context.Context, l v1.Layer, progress func(done, total
 	}
 	return nil
 }
+
+// Offer does for a layer what costs little: it finds out which destinations have
+// it, and mounts it where it can be. What that achieved Upload need not do. Nothing
+// is said of failures: Upload will have them too.
+func (p *Push) Offer(ctx context.Context, l v1.Layer) {
+	digest, err := l.Digest()
+	if err != nil {
+		return
+	}
+	for _, t := range p.targets {
+		_ = t.once(ctx, l, func() error {
+			there, up, err := t.find(ctx, l, digest)
+			t.forget(ctx, up)
+			if err == nil && !there {
+				err = errNotThere
+			}
+			return err
+		})
+	}
+}
+
+// errNotThere is for who waits for a layer that was only looked for.
+var errNotThere = errors.New("the layer is not there")
 
 // innermost takes wrappings off a layer that hide where it can be mounted
 // from.

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/kilnhook/kiln/e2e/internal/process"
+)
+
+const (
+	memoryLimit = 256 << 20
+	starts      = 20
+)
+
+// The names of the rows that are not workloads.
+const (
+	limitedRow = "memory"
+	startRow   = "start"
+)
+
+// limited builds every workload in both modes with no more memory than the
+// limit, on a disk: what lies on a tmpfs is memory. Workloads with caches are built
+// as a whole, without what they have in a cache.
+func (l *lab) limited(ctx context.Context, list []workload) (map[string]map[string]sample, error) {
+	out := map[string]map[string]sample{}
+	for _, w := range list {
+		if err := l.push(ctx, w); err != nil {
+			return nil, err
+		}
+		out[w.name] = map[string]sample{}
+		for _, b := range l.builders(w) {
+			if !strings.HasPrefix(b.name, both) {
+				continue
+			}
+			s, err := l.onceLimited(ctx, w, b)
+			if err != nil {
+				return nil, fmt.Errorf("%s with %s in %d MiB: %w", w.name, b.name, memoryLimit>>20, err)
+			}
+			out[w.name][b.name] = s
+			l.say("%-12s %-12s  %-12s  %s", limitedRow, w.name, b.name, s)
+		}
+	}
+	return out, nil
+}
+
+// started is what "executor version" takes.
+type started struct {
+	CPU time.Duration `json:"cpu"` // median
+	RSS int64         `json:"rss"` // the most, bytes
+}
+
+// start measures the start of the executor.
+func (l *lab) start(ctx context.Context) (started, error) {
+	var s started
+	gen := filepath.Join(l.disk, "gen")
+	compile := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", gen, "./e2e/bench/gen")
+	compile.Dir, compile.Env = l.module, append(os.Environ(), "CGO_ENABLED=0")
+	if _, err := process.Run(ctx, compile, nil); err != nil {
+		return s, err
+	}
+	var times []float64
+	for range starts {
+		told, err := process.Run(ctx, exec.CommandContext(ctx, gen, "time", l.using.executor, "version"), nil)
+		if err != nil {
+			return s, err
+		}
+		var used time.Duration
+		var kibibytes int64
+		if _, err := fmt.Sscan(string(told), &used, &kibibytes); err != nil {
+			return s, fmt.Errorf("gen time said %q: %w", told, err)
+		}
+		times = append(times, used.Seconds())
+		s.RSS = max(s.RSS, kibibytes<<10)
+	}
+	s.CPU = time.Duration(median(times) * float64(time.Second))
+	l.say("%-12s %v CPU, %d KiB RSS", startRow, s.CPU, s.RSS>>10)
+	return s, nil
+}
+
+// judge says what of the targets of the rows that are not workloads is met.
+func (f figures) judgeExtra() []verdict {
+	var verdicts []verdict
+	for _, name := range f.order {
+		for _, who := range []string{overlay, inPlace} {
+			s, ok := f.Limited[name][who]
+			if !ok {
+				continue
+			}
+			v := verdict{
+				Workload: limitedRow, Builder: who, Target: name + " passes with 256 MiB",
+				Measured: fmt.Sprintf("passed, peak %d MiB", s.Memory>>20), Met: s.Failure == "",
+			}
+			if s.Failure != "" {
+				v.Measured, v.Value = fmt.Sprintf("failed, %d killed for want of memory", s.OOM), -1
+			}
+			verdicts = append(verdicts, v)
+		}
+	}
+	if s := f.Start; s != nil {
+		verdicts = append(verdicts,
+			verdict{startRow, both, "CPU ≤ 10 ms", fmt.Sprintf("%.1f ms", s.CPU.Seconds()*1000), s.CPU.Seconds(), s.CPU <= 10*time.Millisecond},
+			verdict{startRow, both, "RSS ≤ 20 MiB", fmt.Sprintf("%.1f MiB", float64(s.RSS)/(1<<20)), float64(s.RSS), s.RSS <= 20<<20})
+	}
+	return verdicts
+}
+
+// figures are everything that was measured.
+type figures struct {
+	Machine machine                      `json:"machine"`
+	Samples results                      `json:"samples"`
+	Limited map[string]map[string]sample `json:"limited,omitempty"` // under the memory limit, by workload and mode
+	Start   *started                     `json:"start,omitempty"`
+	Targets []verdict                    `json:"targets"`
+
+	order []string // of workloads
+	list  []workload
+}
+
+// judge fills in the targets.
+func (f *figures) judge() {
+	for _, w := range f.list {
+		f.order = append(f.order, w.name)
+		f.Targets = append(f.Targets, f.Samples.judge(w)...)
+	}
+	f.Targets = append(f.Targets, f.judgeExtra()...)
+}
+
+// missed are the targets that are not met.
+func (f *figures) missed() []verdict {
+	return slices.DeleteFunc(slices.Clone(f.Targets), func(v verdict) bool { return v.Met })
+}

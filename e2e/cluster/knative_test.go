@@ -1,0 +1,100 @@
+package main_test
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kilnhook/kiln/e2e/cluster/knative"
+	"github.com/kilnhook/kiln/e2e/internal/cache"
+	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/events/source/git"
+	"github.com/kilnhook/kiln/infra/local/example"
+)
+
+// TestKnative proves, with Knative Eventing on a real node, that the dispatcher
+// gets its sink by a SinkBinding, that what became of builds arrives at a subscriber
+// through the Broker, and that a JobSink runs the same builds with the same images.
+func TestKnative(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short")
+	}
+	i := newInstall(t)
+	kept, err := cache.Default()
+	check(t, err)
+	eventing, err := knative.Compile(t.Context(), kept, "eventing", os.Stderr)
+	check(t, err)
+	check(t, eventing.Install(t.Context(), i, i.executor))
+	site := t.TempDir()
+	check(t, example.Write(site))
+	var refs []string
+	both := func(t *testing.T, name string) {
+		i.upload(t, site, name+"-up.tar.gz")
+		refs = append(refs, i.succeeds(t, name+"-up"))
+		work := t.TempDir()
+		check(t, os.CopyFS(work, os.DirFS(site)))
+		i.git.push(t, name+"-push", work, git.HeaderRepository)
+		refs = append(refs, i.succeeds(t, name+"-push"))
+	}
+	for _, profile := range []string{"inplace", "overlay"} {
+		t.Run("broker, "+profile, func(t *testing.T) {
+			i.applyEventing(t, setup{config: "eventing", profile: profile})
+			both(t, "broker-"+profile)
+		})
+		if t.Failed() {
+			return
+		}
+	}
+	t.Run("Jobs are told of", func(t *testing.T) { i.jobsAreTold(t) })
+	t.Run("JobSink", func(t *testing.T) {
+		i.applyEventing(t, setup{config: "jobsink", profile: "default"})
+		i.kubectl(t, "-n", "kiln-builds", "delete", "role/kiln-dispatcher", "rolebinding/kiln-dispatcher")
+		i.kubectl(t, "-n", "kiln-builds", "wait", "--for=condition=Ready", "jobsink/kiln", "--timeout=60s")
+		both(t, "jobsink")
+		i.fails(t, "jobsink-failing", "FROM debian:bookworm-slim\nRUN echo oh no; exit 3\n", events.OutcomeFailed, events.ClassBuild, "oh no")
+		i.byJobSink(t, 3)
+	})
+	t.Run("equal", func(t *testing.T) { equal(t, refs) })
+	t.Run("one outcome each", func(t *testing.T) { i.oneOutcomeEach(t, 7) })
+}
+
+// applyEventing applies a setup with a Broker, and waits until it delivers.
+func (i *install) applyEventing(t *testing.T, s setup) {
+	t.Helper()
+	i.applySetup(t, s)
+	i.kubectl(t, "-n", "kiln", "wait", "--for=condition=Ready", "--timeout=120s", "broker/kiln", "trigger/subscriber",
+		"sinkbinding/kiln-dispatcher", "apiserversource/kiln-jobs")
+	// The binding may have changed the Deployment after it was applied.
+	i.kubectl(t, "-n", "kiln", "rollout", "status", "deployment/kiln-dispatcher", "--timeout=120s")
+	sink := i.kubectl(t, "-n", "kiln", "get", "deployment/kiln-dispatcher", "-o",
+		`jsonpath={.spec.template.spec.containers[0].env[?(@.name=="K_SINK")].value}`)
+	if want := "http://broker-ingress.knative-eventing.svc.cluster.local/kiln/kiln"; sink != want {
+		t.Fatalf("K_SINK is %q, want %q", sink, want)
+	}
+}
+
+// jobsAreTold proves that the states of Jobs are events in the Broker, and that
+// they hold nothing of the request.
+func (i *install) jobsAreTold(t *testing.T) {
+	const typ = "dev.knative.apiserver.ref.update"
+	eventually(t, time.Minute, typ, func() bool { return len(i.sink.all(typ)) > 0 })
+	for _, e := range i.sink.all(typ) {
+		if !strings.HasPrefix(e.Subject(), "/apis/batch/v1/namespaces/kiln-builds/jobs/kiln-") || strings.Contains(string(e.Data()), "annotations") {
+			t.Errorf("%s", e)
+		}
+	}
+}
+
+// byJobSink proves that so many Jobs were made by the JobSink, and none by the
+// dispatcher.
+func (i *install) byJobSink(t *testing.T, want int) {
+	t.Helper()
+	out := i.kubectl(t, "-n", "kiln-builds", "get", "jobs", "-l", "sinks.knative.dev/job-sink-name=kiln", "-o", "name")
+	if got := len(strings.Fields(out)); got != want {
+		t.Errorf("the JobSink made %d Jobs, want %d:\n%s", got, want, out)
+	}
+	if denied := i.kubectl(t, "auth", "can-i", "--list", "-n", "kiln-builds", "--as=system:serviceaccount:kiln:kiln-dispatcher"); strings.Contains(denied, "jobs") {
+		t.Errorf("the dispatcher may still make Jobs:\n%s", denied)
+	}
+}
