@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -47,7 +48,7 @@ func (a *app) completeBuilds(most int) cobra.CompletionFunc {
 		if len(args) >= most {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), completeTime)
+		ctx, cancel := context.WithTimeoutCause(cmd.Context(), completeTime, errors.New("the stack does not answer in time"))
 		defer cancel()
 		c, err := a.client()
 		if err != nil {
