@@ -213,6 +213,15 @@ func TestPushToEvent(t *testing.T) {
 		t.Errorf("tag main: %v, %v", head, err)
 	}
 	checkExecutor(t, argsFile, host)
+	for path, want := range map[string]string{"/?outcome=success": "github.com/acme/shop", "/builds/" + buildID(t, first): "docker pull " + host + "/app@" + digest} {
+		body := get(t, url+path)
+		for end := time.Now().Add(10 * time.Second); !strings.Contains(body, want) && time.Now().Before(end); body = get(t, url+path) {
+			time.Sleep(20 * time.Millisecond) // the list follows events, and may not have come to the last
+		}
+		if !strings.Contains(body, want) {
+			t.Errorf("the page %s has no %q:\n%s", path, want, body)
+		}
+	}
 	stop()
 
 	url, _ = start(t, env, args...)
@@ -220,6 +229,25 @@ func TestPushToEvent(t *testing.T) {
 	if status != http.StatusAccepted || !strings.Contains(again, `"duplicate"`) || !strings.Contains(first, buildID(t, again)) {
 		t.Errorf("after a restart: %d %s, at first %s", status, again, first)
 	}
+}
+
+// get gets a page.
+func get(t *testing.T, url string) string {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("GET %s: %s %v", url, resp.Status, err)
+	}
+	return string(body)
 }
 
 // buildID is the id in an answer.
@@ -268,6 +296,8 @@ func TestTokens(t *testing.T) {
 		{"POST", "/events/in", "", 401}, {"POST", "/events/in", "t0ken", 400}, {"POST", "/hooks/git", "", 401}, {"POST", "/hooks/github", "t0ken", 401},
 		{"POST", "/hooks/gitlab", "t0ken", 401}, {"POST", "/hooks/bitbucket", "t0ken", 401},
 		{"POST", "/hooks/gitea", "t0ken", 401},
+		{"GET", "/", "", 401}, {"GET", "/", "t0ken", 200}, {"GET", "/trends", "", 401}, {"GET", "/login", "", 200}, {"GET", "/upload", "t0ken", 404},
+		{"POST", "/builds/" + strings.Repeat("0", 26) + "/cancel", "", 401}, {"POST", "/builds/" + strings.Repeat("0", 26) + "/cancel", "t0ken", 404},
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), tc.method, url+tc.path, nil)
 		if err != nil {
