@@ -334,7 +334,7 @@ func logRows() []row {
 		},
 		{
 			kind: flagKind, name: "--log-timestamp", kaniko: "`false`",
-			does: "the time before every line of text and color", differs: "in RFC 3339, UTC",
+			does: "the time before every line of text and color, in place of the seconds since the build began", differs: "in RFC 3339, UTC",
 			run: func(t *testing.T, k *kit) {
 				k.scratch()
 				for line := range strings.Lines(k.local("--log-timestamp").ok().stderr) {

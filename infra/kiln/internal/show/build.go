@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/kilnhook/kiln/events"
@@ -17,7 +16,7 @@ import (
 
 // Builds writes a table of builds.
 func Builds(out io.Writer, builds []api.Build, now time.Time) error {
-	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	w := newTable(out)
 	fmt.Fprintln(w, "BUILD\tOUTCOME\tTRIGGER\tFROM\tIMAGE\tTOOK\tWHEN") // errors come with Flush
 	for _, b := range builds {
 		state, image, took := b.State, b.Request.Image, ""
@@ -93,10 +92,10 @@ func (s *Story) Add(line []byte) error {
 
 // Build writes everything that is known of a build.
 func Build(out io.Writer, b api.Build, story Story, now time.Time) error {
-	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	w := newTable(out)
 	facts(w, b, now)
 	if len(story.Steps) > 0 {
-		fmt.Fprintln(w, "\t\nSTEP\tTOOK\tCACHE")
+		fmt.Fprintln(w, "\nSTEP\tTOOK\tCACHE")
 	}
 	for _, s := range story.Steps {
 		cache := s.Cache
@@ -113,7 +112,7 @@ func Build(out io.Writer, b api.Build, story Story, now time.Time) error {
 		fmt.Fprintf(w, "%s\t%s\t%s\n", short(s.Name), took, buildlog.Clean(cache))
 	}
 	if r := b.Result; r != nil && len(r.Layers) > 0 {
-		fmt.Fprintln(w, "\t\nLAYER\tSIZE\tDIGEST")
+		fmt.Fprintln(w, "\nLAYER\tSIZE\tDIGEST")
 		for _, l := range r.Layers {
 			fmt.Fprintf(w, "%s\t%s\t%.19s\n", short(l.CreatedBy), buildlog.Bytes(l.Size), l.Digest)
 			largest(w, story.Contents[l.Digest])

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/kilnhook/kiln/infra/imagediff"
 	"github.com/kilnhook/kiln/infra/local/api"
@@ -23,14 +22,14 @@ type Sides struct {
 // Diff writes in what two images, and the builds that made them, differ, and names
 // at most so many files; 0 is all.
 func Diff(out io.Writer, s Sides, d imagediff.Diff, files int) error {
-	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	w := newTable(out)
 	fmt.Fprintf(w, "first\t%s\nsecond\t%s\n", s.First, s.Second)
 	if s.Was != nil && s.Is != nil {
 		requests(w, *s.Was, *s.Is)
 	}
 	fmt.Fprintf(w, "size\t%s\n", fromTo(buildlog.Bytes(d.Size.Was), buildlog.Bytes(d.Size.Is))+grown(d.Size.Is-d.Size.Was))
 	if len(d.Config) > 0 {
-		fmt.Fprintln(w, "\t\nCONFIG\t")
+		fmt.Fprintln(w, "\nCONFIG")
 	}
 	for _, c := range d.Config {
 		fmt.Fprintf(w, "%s\t%s\n", buildlog.Clean(c.Name), fromTo(short(c.Was), short(c.Is)))
@@ -38,7 +37,7 @@ func Diff(out io.Writer, s Sides, d imagediff.Diff, files int) error {
 	layers(w, d.Layers)
 	changes(w, d.Files, files)
 	if d.Same() {
-		fmt.Fprintln(w, "\t\nconfiguration and files are the same\t")
+		fmt.Fprintln(w, "\nconfiguration and files are the same")
 	}
 	if err := w.Flush(); err != nil {
 		return fmt.Errorf("write difference: %w", err)
@@ -102,7 +101,7 @@ func merged(a, b map[string]string) map[string]string {
 }
 
 func layers(w io.Writer, all []imagediff.Layer) {
-	fmt.Fprintln(w, "\t\nLAYERS\tSIZE\tDIGEST")
+	fmt.Fprintln(w, "\nLAYERS\tSIZE\tDIGEST")
 	same, size := 0, int64(0)
 	for _, l := range all {
 		if l.In == imagediff.InBoth {
@@ -131,7 +130,7 @@ func changes(w io.Writer, all []imagediff.Change, most int) {
 		count[c.Kind]++
 		more += c.Grown()
 	}
-	fmt.Fprintf(w, "\t\nFILES: %d added, %d changed, %d removed%s\tSIZE\tWHAT\n", count[imagediff.Added], count[imagediff.Changed], count[imagediff.Removed], grown(more))
+	fmt.Fprintf(w, "\nFILES: %d added, %d changed, %d removed%s\tSIZE\tWHAT\n", count[imagediff.Added], count[imagediff.Changed], count[imagediff.Removed], grown(more))
 	shown := slices.Clone(all)
 	if most > 0 && len(shown) > most {
 		slices.SortStableFunc(shown, func(a, b imagediff.Change) int {
