@@ -188,7 +188,7 @@ func TestServingIsTheDeployment(t *testing.T) {
 	got := into[corev1.PodSpec](t, without(t, at(t, all["Service kiln/kiln-dispatcher"], "spec", "template", "spec"), "timeoutSeconds", "containerConcurrency"))
 	want := into[corev1.PodSpec](t, at(t, render(t, "eventing")["Deployment kiln/kiln-dispatcher"], "spec", "template", "spec"))
 	a, b := got.Containers[0], want.Containers[0]
-	if !slices.Equal(a.Args, b.Args) || a.Image != b.Image || !equality.Semantic.DeepEqual(a.EnvFrom, b.EnvFrom) ||
+	if !slices.Equal(a.Args, b.Args) || a.Image != b.Image || !equality.Semantic.DeepEqual(a.Env, b.Env) || !equality.Semantic.DeepEqual(a.EnvFrom, b.EnvFrom) ||
 		!equality.Semantic.DeepEqual(a.VolumeMounts, b.VolumeMounts) || !equality.Semantic.DeepEqual(a.Resources, b.Resources) ||
 		!equality.Semantic.DeepEqual(got.Volumes, want.Volumes) || got.ServiceAccountName != want.ServiceAccountName {
 		t.Errorf("the Service runs\n%+v\nthe Deployment\n%+v", got, want)
