@@ -33,7 +33,7 @@ func profiles(t *testing.T) []string {
 	}
 	var all []string
 	for _, e := range entries {
-		if e.IsDir() && !strings.HasPrefix(e.Name(), "overlay-") {
+		if e.IsDir() {
 			all = append(all, e.Name())
 		}
 	}
@@ -222,12 +222,16 @@ func without(t *testing.T, o any, fields ...string) object {
 // dispatcher of Knative Serving: kustomize renames what is changed, and where it
 // is named.
 func TestOverlayOfServing(t *testing.T) {
-	dir, err := os.MkdirTemp(".", "overlay-")
+	dir := t.TempDir()
+	here, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	const overlay = `resources: [../knative]
+	base, err := filepath.Rel(dir, filepath.Join(here, "knative"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	overlay := "resources: [" + base + `]
 images: [{name: kiln-dispatcher, newName: registry.example.com/kiln/dispatcher, newTag: "1"}]
 configMapGenerator: [{name: kiln-environment, namespace: kiln, behavior: merge, literals: [KILN_LEDGER=gs://l]}]
 secretGenerator: [{name: kiln-secrets, namespace: kiln, literals: [KILN_TOKEN=t]}]
