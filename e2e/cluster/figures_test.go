@@ -20,6 +20,9 @@ import (
 	"github.com/kilnhook/kiln/functions/dispatch"
 )
 
+// patience is how long the load may take to be accepted on a busy machine.
+const patience = 3 * time.Minute
+
 // TestFigures measures how long a tiny build takes and where, and what the
 // dispatcher needs to make fifty Jobs a second. It asserts that nothing is lost,
 // not how fast it is: that depends on the machine, and docs/operating.md says what
@@ -157,7 +160,7 @@ func (i *install) load(t *testing.T, rate int, length time.Duration) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	var took []time.Duration
-	busy, began, n := 0, time.Now(), rate*int(length.Seconds())
+	busy, broken, began, n := 0, 0, time.Now(), rate*int(length.Seconds())
 	tick := time.NewTicker(time.Second / time.Duration(rate))
 	defer tick.Stop()
 	for k := range n {
@@ -169,12 +172,16 @@ func (i *install) load(t *testing.T, rate int, length time.Duration) {
 				switch {
 				case err == nil && status == http.StatusAccepted && id != "":
 					took = append(took, time.Since(first))
-				case err == nil && (status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable) && time.Since(began) < 3*length:
-					busy++
+				case time.Since(began) > patience || err == nil && status != http.StatusTooManyRequests && status != http.StatusServiceUnavailable:
+					t.Errorf("change %d: %d, %v", k, status, err)
+				case err != nil:
+					broken++
 					mu.Unlock()
 					continue
 				default:
-					t.Errorf("change %d: %d, %v", k, status, err)
+					busy++
+					mu.Unlock()
+					continue
 				}
 				mu.Unlock()
 				return
@@ -187,6 +194,9 @@ func (i *install) load(t *testing.T, rate int, length time.Duration) {
 	close(stop)
 	watch.Wait()
 	after := i.process(t)
+	if ended := i.kubectl(t, "-n", "kiln", "get", "pods", "-o", "jsonpath={.items[*].status.containerStatuses[*].lastState}"); strings.Contains(ended, "terminated") || broken > 0 {
+		t.Errorf("the dispatcher ended under the load, %d requests had no answer: %s", broken, ended)
+	}
 	jobs := strings.Count(i.kubectl(t, "-n", "kiln-builds", "get", "jobs", "-o", `jsonpath={range .items[?(@.spec.suspend==true)]}{.metadata.name}{"\n"}{end}`), "\n")
 	if jobs != n || len(took) != n {
 		t.Errorf("%d of %d changes were accepted, and are %d Jobs", len(took), n, jobs)
@@ -195,9 +205,9 @@ func (i *install) load(t *testing.T, rate int, length time.Duration) {
 		return
 	}
 	slices.Sort(took)
+	part := func(percent int) time.Duration { return took[(len(took)-1)*percent/100].Round(time.Millisecond) }
 	t.Logf("%d changes in %s, all accepted after %s, %d were told to come again; accepted in p50 %s, p95 %s, p99 %s",
-		n, sent.Round(time.Second), done.Round(time.Second), busy, took[n/2].Round(time.Millisecond),
-		took[n*95/100].Round(time.Millisecond), took[n*99/100].Round(time.Millisecond))
+		n, sent.Round(time.Second), done.Round(time.Second), busy, part(50), part(95), part(99))
 	t.Logf("dispatcher: %.1f ms of CPU a change, %.0f %% of a core, %.0f MiB at most",
 		1000*(after-before)/float64(n), 100*(after-before)/done.Seconds(), most/(1<<20))
 	i.kubectl(t, "-n", "kiln-builds", "delete", "jobs", "--all", "--wait=false")

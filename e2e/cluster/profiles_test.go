@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kilnhook/kiln/e2e/cluster/knative"
 	"github.com/kilnhook/kiln/e2e/internal/process"
@@ -15,7 +16,10 @@ func (i *install) profilesAreValid(t *testing.T) {
 	types, err := knative.ServingTypes(t.Context(), "serving")
 	check(t, err)
 	i.pipe(t, types, "apply", "--server-side", "-f", "-")
-	i.kubectl(t, "wait", "--for=condition=Established", "--timeout=60s", "crd/services.serving.knative.dev")
+	// "kubectl wait" fails on a type that has no conditions yet.
+	eventually(t, time.Minute, "the types of Knative Serving", func() bool {
+		return i.kubectl(t, "get", "crd/services.serving.knative.dev", "-o", `jsonpath={.status.conditions[?(@.type=="Established")].status}`) == "True"
+	})
 	for _, profile := range []string{"base", "eventing", "knative", "jobsink", "kueue", "restricted"} {
 		t.Run(profile, func(t *testing.T) {
 			var objects bytes.Buffer

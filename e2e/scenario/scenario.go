@@ -68,7 +68,6 @@ type story struct {
 	World
 	base, name string
 	began      time.Time
-	sent       int
 }
 
 // commits makes a repository with a commit for each Dockerfile and returns their
@@ -77,17 +76,17 @@ func (s *story) commits(t *testing.T, steps ...string) []string {
 	t.Helper()
 	s.began = time.Now().Add(-time.Hour).UTC()
 	dir, bare := t.TempDir(), filepath.Join(s.Root, s.name+".git")
-	run(t, dir, "git", "init", "-q", "--bare", bare)
-	run(t, dir, "git", "init", "-q", "-b", "main")
+	runGit(t, dir, "init", "-q", "--bare", bare)
+	runGit(t, dir, "init", "-q", "-b", "main")
 	var ids []string
 	for i, step := range steps {
 		text := fmt.Sprintf("FROM %s\nENV COMMIT=%d\n%s\n", s.base, i, step)
 		check(t, os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(text), 0o644))
-		run(t, dir, "git", "add", ".")
-		run(t, dir, "git", "commit", "-qm", fmt.Sprint(i))
-		ids = append(ids, run(t, dir, "git", "rev-parse", "HEAD"))
+		runGit(t, dir, "add", ".")
+		runGit(t, dir, "commit", "-qm", fmt.Sprint(i))
+		ids = append(ids, runGit(t, dir, "rev-parse", "HEAD"))
 	}
-	run(t, dir, "git", "push", "-q", bare, "main")
+	runGit(t, dir, "push", "-q", bare, "main")
 	return ids
 }
 
@@ -204,15 +203,16 @@ func (s *story) succeeds(t *testing.T, buildID string) string {
 	return data.Image.Digest
 }
 
-func run(t *testing.T, dir, command string, args ...string) string {
+// runGit runs git in a directory and returns what it printed.
+func runGit(t *testing.T, dir string, args ...string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), command, args...)
+	cmd := exec.CommandContext(t.Context(), "git", args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_AUTHOR_NAME=t", "GIT_AUTHOR_EMAIL=t@example.com",
 		"GIT_COMMITTER_NAME=t", "GIT_COMMITTER_EMAIL=t@example.com", "GIT_TERMINAL_PROMPT=0")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		t.Fatalf("%s %s: %v\n%s", command, strings.Join(args, " "), err, out)
+		t.Fatalf("git %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 	return string(bytes.TrimSpace(out))
 }

@@ -64,7 +64,7 @@ func TestOneMachine(t *testing.T) {
 	t.Cleanup(sink.Close)
 	root := t.TempDir()
 	repositories := httptest.NewServer(&cgi.Handler{
-		Path: filepath.Join(run(t, root, "git", "--exec-path"), "git-http-backend"),
+		Path: filepath.Join(runGit(t, root, "--exec-path"), "git-http-backend"),
 		Env:  []string{"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1", "PATH=" + os.Getenv("PATH")},
 	})
 	t.Cleanup(repositories.Close)

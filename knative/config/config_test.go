@@ -33,7 +33,7 @@ func profiles(t *testing.T) []string {
 	}
 	var all []string
 	for _, e := range entries {
-		if e.IsDir() && !strings.HasPrefix(e.Name(), "overlay-") {
+		if e.IsDir() {
 			all = append(all, e.Name())
 		}
 	}
@@ -188,7 +188,7 @@ func TestServingIsTheDeployment(t *testing.T) {
 	got := into[corev1.PodSpec](t, without(t, at(t, all["Service kiln/kiln-dispatcher"], "spec", "template", "spec"), "timeoutSeconds", "containerConcurrency"))
 	want := into[corev1.PodSpec](t, at(t, render(t, "eventing")["Deployment kiln/kiln-dispatcher"], "spec", "template", "spec"))
 	a, b := got.Containers[0], want.Containers[0]
-	if !slices.Equal(a.Args, b.Args) || a.Image != b.Image || !equality.Semantic.DeepEqual(a.EnvFrom, b.EnvFrom) ||
+	if !slices.Equal(a.Args, b.Args) || a.Image != b.Image || !equality.Semantic.DeepEqual(a.Env, b.Env) || !equality.Semantic.DeepEqual(a.EnvFrom, b.EnvFrom) ||
 		!equality.Semantic.DeepEqual(a.VolumeMounts, b.VolumeMounts) || !equality.Semantic.DeepEqual(a.Resources, b.Resources) ||
 		!equality.Semantic.DeepEqual(got.Volumes, want.Volumes) || got.ServiceAccountName != want.ServiceAccountName {
 		t.Errorf("the Service runs\n%+v\nthe Deployment\n%+v", got, want)
@@ -222,12 +222,16 @@ func without(t *testing.T, o any, fields ...string) object {
 // dispatcher of Knative Serving: kustomize renames what is changed, and where it
 // is named.
 func TestOverlayOfServing(t *testing.T) {
-	dir, err := os.MkdirTemp(".", "overlay-")
+	dir := t.TempDir()
+	here, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	const overlay = `resources: [../knative]
+	base, err := filepath.Rel(dir, filepath.Join(here, "knative"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	overlay := "resources: [" + base + `]
 images: [{name: kiln-dispatcher, newName: registry.example.com/kiln/dispatcher, newTag: "1"}]
 configMapGenerator: [{name: kiln-environment, namespace: kiln, behavior: merge, literals: [KILN_LEDGER=gs://l]}]
 secretGenerator: [{name: kiln-secrets, namespace: kiln, literals: [KILN_TOKEN=t]}]

@@ -25,6 +25,8 @@ func (e Eventing) Install(ctx context.Context, n Node, executor string) error {
 	if err := apply(ctx, n, types); err != nil {
 		return err
 	}
+	// The types are established while images are made: "kubectl wait" fails on one
+	// that has no conditions yet.
 	if err := e.Push(ctx, executor, n.Registry()); err != nil {
 		return err
 	}

@@ -126,13 +126,13 @@ func fit(deployment object) error {
 	pod, _ := template["spec"].(object)
 	containers, _ := pod["containers"].([]any)
 	if len(containers) == 0 {
-		return fmt.Errorf("Deployment %s has no container", name(deployment))
+		return fmt.Errorf("the Deployment %s has no container", name(deployment))
 	}
 	pod["terminationGracePeriodSeconds"] = 1
 	for _, c := range containers {
 		container, ok := c.(object)
 		if !ok {
-			return fmt.Errorf("Deployment %s: a container is no object", name(deployment))
+			return fmt.Errorf("the Deployment %s: a container is no object", name(deployment))
 		}
 		container["resources"] = object{"requests": object{"cpu": "10m", "memory": "32Mi"}}
 		if elects(name(deployment)) {

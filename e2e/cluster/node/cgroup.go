@@ -9,6 +9,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // controllers are the cgroup version 1 hierarchies that a kubelet wants.
@@ -45,7 +48,8 @@ func podCgroups(pid int) []string {
 	return dirs
 }
 
-// removeCgroup removes a directory of cgroups that hold no process any more.
+// removeCgroup removes a directory of cgroups whose processes have ended, or are
+// about to.
 func removeCgroup(root string) error {
 	var dirs []string
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
@@ -58,10 +62,20 @@ func removeCgroup(root string) error {
 		return fmt.Errorf("remove cgroups: %w", err)
 	}
 	slices.Reverse(dirs)
+	deadline := time.Now().Add(emptyTimeout)
 	for _, dir := range dirs {
-		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		err := os.Remove(dir)
+		for errors.Is(err, unix.EBUSY) && time.Now().Before(deadline) {
+			time.Sleep(10 * time.Millisecond)
+			err = os.Remove(dir)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove cgroup: %w", err)
 		}
 	}
 	return nil
 }
+
+// emptyTimeout is how long the kernel may take to end the processes of a cgroup,
+// after the first one of their namespace was killed.
+const emptyTimeout = 20 * time.Second
