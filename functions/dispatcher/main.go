@@ -3,7 +3,7 @@
 // became of them.
 //
 // It is the dispatcher without the rest of the one-machine stack: no bucket, no
-// git server, no registry and no page of its own. Everything it must remember
+// git server and no registry of its own. Everything it must remember
 // is in its data directory, or in a bucket and a topic of a cloud.
 package main
 
@@ -114,6 +114,7 @@ processes or on a cluster, and tells a sink what became of them.
   POST /v1/builds/ID/rebuild, /v1/builds/ID/cancel
   GET  /v1/deadletters   what could not be understood
   GET  /events           what happens, as server-sent events, where there is a spool
+  GET  /                 the page: builds, their logs and timelines, trends
   GET  /healthz          200 while it works
   GET  /metrics          figures in the form of Prometheus
 

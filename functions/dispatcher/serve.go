@@ -20,6 +20,7 @@ import (
 	"github.com/kilnhook/kiln/functions/finish"
 	"github.com/kilnhook/kiln/infra/bus"
 	buspubsub "github.com/kilnhook/kiln/infra/bus/pubsub"
+	"github.com/kilnhook/kiln/infra/console"
 	"github.com/kilnhook/kiln/infra/gitremote"
 	"github.com/kilnhook/kiln/infra/local/launch"
 	"github.com/kilnhook/kiln/infra/local/registry"
@@ -39,6 +40,7 @@ type service struct {
 	reports    *serving.Reports
 	metrics    *observe.Metrics
 	traces     *serving.Traces
+	console    *console.Console     // nil: there is no page
 	topic      *buspubsub.Publisher // nil unless they go to Pub/Sub
 	launcher   dispatch.Launcher
 	local      *launch.Launcher                                         // the launcher of child processes; nil on a cluster
@@ -59,7 +61,7 @@ func open(ctx context.Context, cfg config) (*service, error) {
 		return nil, err
 	}
 	s := &service{cfg: cfg}
-	for _, step := range []func(context.Context) error{s.openLedger, s.openBus, s.openBuilds, s.openPulls} {
+	for _, step := range []func(context.Context) error{s.openLedger, s.openBus, s.openBuilds, s.openConsole, s.openPulls} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, s.close())
 		}
@@ -154,6 +156,9 @@ func (s *service) publish(ctx context.Context, e event.Event) error {
 	if err := s.send(ctx, e); err != nil {
 		return err
 	}
+	if s.console != nil {
+		s.console.Note(ctx, e)
+	}
 	if !s.cfg.clouds.cdevents {
 		return nil
 	}
@@ -217,6 +222,9 @@ func (s *service) serve(ctx context.Context, ready func(string)) error {
 		group.Go(func() error { return s.webhooks.Run(running) })
 	}
 	group.Go(func() error { return s.reports.Run(running) })
+	if s.console != nil {
+		group.Go(func() error { return s.console.Run(running) })
+	}
 	group.Go(func() error { return s.traces.Run(running) })
 	for _, pull := range s.pulls {
 		group.Go(func() error { return pull(running) })
@@ -253,6 +261,9 @@ func (s *service) lead(ctx context.Context) error {
 // handler is all doors.
 func (s *service) handler() http.Handler {
 	mux := http.NewServeMux()
+	if s.console != nil {
+		mux.Handle("/", s.console.Handler())
+	}
 	doors := s.metrics.Doors(dispatch.Doors(), s.cfg.now, s.dispatcher.Handler())
 	mux.Handle("GET /metrics", s.guarded(s.metrics.Handler()))
 	mux.Handle("/hooks/", doors)
@@ -273,7 +284,7 @@ func (s *service) handler() http.Handler {
 // guarded lets only those in who have a token, if there are tokens.
 func (s *service) guarded(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if len(s.cfg.secrets.Tokens) > 0 && source.VerifyBearer(s.cfg.secrets.Tokens, r.Header) != nil {
+		if len(s.cfg.secrets.Tokens) > 0 && source.VerifyBearer(s.cfg.secrets.Tokens, r.Header) != nil && (s.console == nil || !s.console.Admits(r)) {
 			w.Header().Set("WWW-Authenticate", "Bearer")
 			http.Error(w, source.ErrUnauthorised.Error(), http.StatusUnauthorized)
 			return

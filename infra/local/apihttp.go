@@ -15,14 +15,12 @@ import (
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/infra/local/api"
 	"github.com/kilnhook/kiln/infra/local/buildlog"
-	"github.com/kilnhook/kiln/infra/local/page"
 )
 
 const (
 	pageSize  = 50               // builds of a page
 	maxLimit  = 500              // that a client may ask for at once
 	maxScan   = 5000             // looked through for a search
-	pageLog   = 512 << 10        // bytes of log text that a page shows
 	keepAlive = 15 * time.Second // between empty lines on a silent log stream
 )
 
@@ -228,14 +226,6 @@ func (s *Stack) cancelBuild(r *http.Request) (api.Build, error) {
 	return s.build(r.Context(), id)
 }
 
-func (s *Stack) serveCancelForm(w http.ResponseWriter, r *http.Request) error {
-	b, err := s.cancelBuild(r)
-	if err == nil {
-		http.Redirect(w, r, "/builds/"+b.ID, http.StatusSeeOther)
-	}
-	return err
-}
-
 // serveEvents lists the events kept after ?after=, of the types ?type=, as
 // JSON lines of seq, type and event.
 func (s *Stack) serveEvents(w http.ResponseWriter, r *http.Request) error {
@@ -266,39 +256,4 @@ func (s *Stack) serveEvents(w http.ResponseWriter, r *http.Request) error {
 			}
 		}
 	}
-}
-
-func (s *Stack) serveListPage(w http.ResponseWriter, r *http.Request) error {
-	l, err := s.list(r.Context(), r.URL.Query().Get("after"), pageSize, maxScan, func(api.Build) bool { return true })
-	if err != nil {
-		return err
-	}
-	return s.pages.List(w, l, page.Doors{HTTP: s.URL(), S3: s.S3URL()})
-}
-
-func (s *Stack) serveBuildPage(w http.ResponseWriter, r *http.Request) error {
-	b, err := s.buildWithEvent(r.Context(), r.PathValue("id"))
-	if err != nil {
-		return err
-	}
-	var reader buildlog.Reader
-	var text []byte
-	_, err = s.launcher.Log(r.Context(), b.ID, 0, false, func(p []byte) error {
-		for line := range strings.Lines(string(p)) {
-			for _, t := range reader.Add(buildlog.Parse([]byte(line))) {
-				text = append(append(text, t...), '\n')
-			}
-		}
-		if n := len(text) - pageLog; n > pageLog { // the end matters
-			text = slices.Clone(text[n:])
-		}
-		return nil
-	})
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if n := len(text) - pageLog; n > 0 {
-		text = append([]byte("… the beginning is left out; the JSON lines have all of it\n"), text[n:]...)
-	}
-	return s.pages.Build(w, b, reader.Steps(), string(text))
 }

@@ -10,22 +10,22 @@ import (
 	"strings"
 
 	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/events/source"
 	"github.com/kilnhook/kiln/functions/dispatch"
 	"github.com/kilnhook/kiln/infra/local/api"
-	"github.com/kilnhook/kiln/infra/local/page"
 )
 
-// hookPath is where the git hook reports.
-const hookPath = "/internal/git-hook"
+// hookPath is where the git hook reports, healthPath says that the stack works.
+const (
+	hookPath   = "/internal/git-hook"
+	healthPath = "/healthz"
+)
 
 // handler is everything behind the first listener.
 func (s *Stack) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", s.orError(s.serveListPage))
-	mux.HandleFunc("GET /builds/{id}", s.orError(s.serveBuildPage))
-	mux.HandleFunc("POST /builds/{id}/cancel", s.orError(s.serveCancelForm))
-	mux.HandleFunc("GET /static/{file}", page.Static)
-	mux.HandleFunc("GET /healthz", s.orError(s.serveHealth))
+	mux.Handle("/", s.console.Handler())
+	mux.HandleFunc("GET "+healthPath, s.orError(s.serveHealth))
 	mux.HandleFunc("GET /api/builds", s.orError(s.serveBuilds))
 	mux.HandleFunc("GET /api/builds/{id}", s.orError(s.serveBuild))
 	mux.HandleFunc("GET /api/builds/{id}/log", s.orError(s.serveLog))
@@ -41,7 +41,7 @@ func (s *Stack) handler() http.Handler {
 	mux.Handle(dispatch.DoorEvents, hooks)
 	mux.Handle(dispatch.APIPrefix, hooks)
 	contexts, git := s.bucket.Handler("/contexts/"), s.git.Handler()
-	guarded := s.guard(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	var guarded http.Handler = s.guard(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// These have names of their own in their paths, which are not to be
 		// tidied up by redirects.
 		switch path := r.URL.Path; {
@@ -55,6 +55,7 @@ func (s *Stack) handler() http.Handler {
 			mux.ServeHTTP(w, r)
 		}
 	}))
+	guarded = s.tokens(guarded)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if s.locked(r.URL.Path) {
 			hooks.ServeHTTP(w, r)
@@ -93,6 +94,75 @@ func (s *Stack) guard(next http.Handler) http.Handler {
 		}
 		same.ServeHTTP(w, r)
 	})
+}
+
+// tokens lets only those in who have a token, if the stack can be reached from
+// elsewhere: as bearer, as the password of basic authentication, which git, curl and
+// clients of registries have, or in the session of the page. The page asks by
+// itself. This machine's own executors, helpers and git need none at the doors that
+// they use.
+func (s *Stack) tokens(next http.Handler) http.Handler {
+	if len(s.pageTokens()) == 0 {
+		return next
+	}
+	console := s.console.Handler()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, password, ok := r.BasicAuth(); ok {
+			r.Header.Set("Authorization", "Bearer "+password)
+		}
+		path := r.URL.Path
+		inner := strings.HasPrefix(path, "/v2/") || path == "/v2" || strings.HasPrefix(path, "/git/") || path == hookPath
+		switch {
+		case path == healthPath, inner && ownMachine(r), s.console.Admits(r):
+			next.ServeHTTP(w, r)
+		case inner || strings.HasPrefix(path, "/contexts/"):
+			w.Header().Set("WWW-Authenticate", `Basic realm="kiln"`)
+			http.Error(w, "the password is a token of this installation", http.StatusUnauthorized)
+		case strings.HasPrefix(path, "/api/"), path == "/events", path == "/metrics":
+			w.Header().Set("WWW-Authenticate", "Bearer")
+			http.Error(w, source.ErrUnauthorised.Error(), http.StatusUnauthorized)
+		default:
+			console.ServeHTTP(w, r)
+		}
+	})
+}
+
+// s3Tokens lets those in at the door for S3 whose access key is a token, if that door
+// can be reached from elsewhere. The token stands in the request as it is: signatures
+// are not looked at.
+func (s *Stack) s3Tokens(next http.Handler) http.Handler {
+	if loopback(s.s3) {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		credential := r.URL.Query().Get("X-Amz-Credential")
+		if _, rest, ok := strings.Cut(r.Header.Get("Authorization"), "Credential="); ok {
+			credential = rest
+		}
+		key, _, _ := strings.Cut(credential, "/")
+		if source.VerifyToken(s.cfg.Secrets.Tokens, key) != nil {
+			http.Error(w, "the access key is a token of this installation", http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// ownMachine reports whether a request comes from this machine, and not by way of a
+// proxy on it that says so.
+func ownMachine(r *http.Request) bool {
+	for _, h := range []string{"Forwarded", "X-Forwarded-For", "X-Real-Ip", "Via"} {
+		if r.Header.Get(h) != "" {
+			return false
+		}
+	}
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	return ip != nil && (ip.IsLoopback() || ok && local.IP.Equal(ip))
 }
 
 // knownHost reports whether a client that uses this name for us means us.

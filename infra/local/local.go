@@ -28,6 +28,7 @@ import (
 	"github.com/kilnhook/kiln/functions/finish"
 	"github.com/kilnhook/kiln/functions/report"
 	"github.com/kilnhook/kiln/infra/bus"
+	"github.com/kilnhook/kiln/infra/console"
 	"github.com/kilnhook/kiln/infra/gitremote"
 	"github.com/kilnhook/kiln/infra/ledger"
 	"github.com/kilnhook/kiln/infra/local/base"
@@ -35,7 +36,6 @@ import (
 	"github.com/kilnhook/kiln/infra/local/gitd"
 	"github.com/kilnhook/kiln/infra/local/keep"
 	"github.com/kilnhook/kiln/infra/local/launch"
-	"github.com/kilnhook/kiln/infra/local/page"
 	"github.com/kilnhook/kiln/infra/local/registry"
 	"github.com/kilnhook/kiln/infra/local/serving"
 	"github.com/kilnhook/kiln/infra/observe"
@@ -101,7 +101,7 @@ type Stack struct {
 	launcher   *launch.Launcher
 	finisher   *finish.Finisher
 	dispatcher *dispatch.Dispatcher
-	pages      *page.Pages
+	console    *console.Console
 	metrics    *observe.Metrics
 	traces     *serving.Traces
 
@@ -132,7 +132,7 @@ func Open(ctx context.Context, cfg Config) (*Stack, error) {
 	}
 	s := &Stack{cfg: cfg}
 	for _, step := range []func(context.Context) error{
-		s.openDir, s.listen, s.openStores, s.openEvents, s.openBuilds, s.openDoors,
+		s.openDir, s.listen, s.openStores, s.openConsole, s.openEvents, s.openBuilds, s.openDoors,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(fmt.Errorf("open stack in %s: %w", cfg.Dir, err), s.close())
@@ -180,8 +180,7 @@ func (s *Stack) openStores(ctx context.Context) (err error) {
 		Mirrors: s.cfg.BaseMirrors, Registry: s.Registry(), Client: s.client, Dir: s.path("tmp"),
 		Env: s.cfg.Env, Arch: runtime.GOARCH, Now: s.cfg.Now, Log: s.cfg.Log,
 	})
-	s.pages, err = page.New(s.cfg.Now)
-	return err
+	return nil
 }
 
 // openEvents opens the bus and its subscribers.
@@ -292,6 +291,7 @@ func (s *Stack) publish(ctx context.Context, e event.Event) error {
 	place, err := s.bus.Publish(ctx, e)
 	if err == nil {
 		s.metrics.Event(e, place)
+		s.console.Note(ctx, e)
 	}
 	return err
 }

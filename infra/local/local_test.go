@@ -470,7 +470,7 @@ func TestAPIAndPages(t *testing.T) {
 		{"/healthz", 200, `"status":"ok"`},
 		{"/builds/" + id[:12], 200, "&lt;script&gt;alert(1)&lt;/script&gt; gone"},
 		{"/", 200, "/builds/" + id},
-		{"/static/kiln.js", 200, "use strict"},
+		{"/trends", 200, "upload"},
 		{"/static/../local.go", 404, ""},
 		{"/schemas/build.finished.v1.json", 200, "$schema"},
 		{"/nothing", 404, ""},

@@ -28,8 +28,9 @@ func (s *Stack) Serve(ctx context.Context) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return serving.HTTP(ctx, s.http, s.handler(), s.cfg.Log) })
-	group.Go(func() error { return serving.HTTP(ctx, s.s3, s.guard(s.bucket.S3Handler()), s.cfg.Log) })
+	group.Go(func() error { return serving.HTTP(ctx, s.s3, s.guard(s.s3Tokens(s.bucket.S3Handler())), s.cfg.Log) })
 	group.Go(func() error { return s.launcher.Run(ctx) })
+	group.Go(func() error { return s.console.Run(ctx) })
 	group.Go(func() error { return s.webhooks.Run(ctx) })
 	group.Go(func() error { return s.reports.Run(ctx) })
 	group.Go(func() error { return s.traces.Run(ctx) })

@@ -10,8 +10,8 @@ import (
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/events/source"
 	"github.com/kilnhook/kiln/functions/dispatch"
+	"github.com/kilnhook/kiln/infra/local/buildlog"
 	"github.com/kilnhook/kiln/infra/local/gitd"
-	"github.com/kilnhook/kiln/infra/local/page"
 )
 
 // onObject tells the dispatcher of an upload.
@@ -48,9 +48,9 @@ func tellPusher(c events.Change, decisions []dispatch.Decision) []string {
 	for _, d := range decisions {
 		switch d.Status {
 		case dispatch.StatusNew:
-			lines = append(lines, fmt.Sprintf("kiln: build %s started, follow with: kiln logs -f %s", d.BuildID, page.Short(d.BuildID)))
+			lines = append(lines, fmt.Sprintf("kiln: build %s started, follow with: kiln logs -f %s", d.BuildID, buildlog.Short(d.BuildID)))
 		case dispatch.StatusDuplicate:
-			lines = append(lines, fmt.Sprintf("kiln: build %s was started before, see: kiln logs -f %s", d.BuildID, page.Short(d.BuildID)))
+			lines = append(lines, fmt.Sprintf("kiln: build %s was started before, see: kiln logs -f %s", d.BuildID, buildlog.Short(d.BuildID)))
 		default:
 			lines = append(lines, fmt.Sprintf("kiln: %s is not built: %s", c.Name, d.Reason))
 		}

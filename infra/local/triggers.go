@@ -17,7 +17,7 @@ func DefaultTriggers(registry string) []byte {
     object: {bucket: "kiln://contexts"}
   push:
     image: %s
-    tags: [latest, "{{ .Generation }}"]
+    tags: [latest, "{{ .Generation }}", '{{ index .Metadata "tag" }}']
 - name: push
   on:
     git: {repo: "**"}

@@ -10,7 +10,6 @@ import (
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/infra/kiln/internal/client"
 	"github.com/kilnhook/kiln/infra/local/buildlog"
-	"github.com/kilnhook/kiln/infra/local/page"
 )
 
 func (a *app) events() *cobra.Command {
@@ -70,7 +69,7 @@ func (a *app) printEvent(e client.Event) error {
 	}
 	kind := strings.TrimSuffix(strings.TrimPrefix(e.Type, "dev.kilnhook."), ".v1")
 	words := []string{fmt.Sprintf("%d", e.Seq), ce.Time, kind}
-	for _, w := range []string{page.Short(ce.BuildID), ce.Outcome, ce.Subject} {
+	for _, w := range []string{buildlog.Short(ce.BuildID), ce.Outcome, ce.Subject} {
 		if w != "" {
 			words = append(words, w)
 		}

@@ -22,7 +22,6 @@ import (
 	"github.com/kilnhook/kiln/infra/local/api"
 	"github.com/kilnhook/kiln/infra/local/bucket"
 	"github.com/kilnhook/kiln/infra/local/buildlog"
-	"github.com/kilnhook/kiln/infra/local/page"
 )
 
 // submission is what kiln submit is asked to do.
@@ -131,11 +130,11 @@ func send(ctx context.Context, c *client.Client, s *show.Screen, sub submission)
 // follow shows a build to its end, or only names it.
 func (a *app) follow(ctx context.Context, c *client.Client, s *show.Screen, b api.Build, sub submission) (api.Build, error) {
 	id := b.ID
-	s.Line("build %s  %s/builds/%s", page.Short(id), c.URL, id)
+	s.Line("build %s  %s/builds/%s", buildlog.Short(id), c.URL, id)
 	if sub.follow {
 		err := a.showLog(ctx, c, s, id, true, sub.progress)
 		if err != nil && ctx.Err() != nil {
-			s.Line("the build goes on: kiln logs -f %s, or kiln cancel %s", page.Short(id), page.Short(id))
+			s.Line("the build goes on: kiln logs -f %s, or kiln cancel %s", buildlog.Short(id), buildlog.Short(id))
 		}
 		if err == nil {
 			b, err = finished(ctx, c, id)

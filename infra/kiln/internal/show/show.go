@@ -15,7 +15,6 @@ import (
 	"github.com/kilnhook/kiln/executor/view"
 	"github.com/kilnhook/kiln/infra/local/api"
 	"github.com/kilnhook/kiln/infra/local/buildlog"
-	"github.com/kilnhook/kiln/infra/local/page"
 )
 
 // barEvery is how often a bar is drawn at most.
@@ -136,7 +135,7 @@ func Builds(out io.Writer, builds []api.Build, now time.Time) error {
 		if b.Position > 0 {
 			state += fmt.Sprintf(" #%d", b.Position)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", page.Short(b.ID), state, buildlog.Clean(page.Source(b.Request.Change)), image, took, page.Ago(now, b.Request.RequestedAt))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", buildlog.Short(b.ID), state, buildlog.Clean(buildlog.Source(b.Request.Change)), image, took, buildlog.Ago(now, b.Request.RequestedAt))
 	}
 	if err := w.Flush(); err != nil {
 		return fmt.Errorf("write table: %w", err)
@@ -148,7 +147,7 @@ func Builds(out io.Writer, builds []api.Build, now time.Time) error {
 func Verdict(s *Screen, b api.Build) {
 	r := b.Result
 	if r == nil {
-		s.Line("build %s is %s", page.Short(b.ID), b.State)
+		s.Line("build %s is %s", buildlog.Short(b.ID), b.State)
 		return
 	}
 	took := ""
@@ -156,7 +155,7 @@ func Verdict(s *Screen, b api.Build) {
 		took = " in " + buildlog.Duration(r.FinishedAt.Sub(r.StartedAt).Milliseconds())
 	}
 	if r.Outcome != events.OutcomeSuccess {
-		s.Line("build %s: %s%s", page.Short(b.ID), word(*r), took)
+		s.Line("build %s: %s%s", buildlog.Short(b.ID), word(*r), took)
 		why := r.Message
 		if why == "" {
 			why = r.Reason
@@ -166,7 +165,7 @@ func Verdict(s *Screen, b api.Build) {
 		}
 		return
 	}
-	s.Line("build %s: success%s", page.Short(b.ID), took)
+	s.Line("build %s: success%s", buildlog.Short(b.ID), took)
 	if b.Request.Image != "" {
 		s.Line("%s@%s", b.Request.Image, r.Digest)
 	}

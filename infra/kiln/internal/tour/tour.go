@@ -21,7 +21,6 @@ import (
 	"github.com/kilnhook/kiln/infra/kiln/internal/show"
 	"github.com/kilnhook/kiln/infra/local/api"
 	"github.com/kilnhook/kiln/infra/local/buildlog"
-	"github.com/kilnhook/kiln/infra/local/page"
 	"github.com/kilnhook/kiln/infra/local/registry"
 )
 
@@ -161,7 +160,7 @@ func (t *Tour) git(ctx context.Context, dir string, args ...string) (string, err
 
 // follow shows one build to its end, its event, and the image pulled back.
 func (t *Tour) follow(ctx context.Context, id string) error {
-	t.Screen.Line("build %s  %s/builds/%s", page.Short(id), t.Client.URL, id)
+	t.Screen.Line("build %s  %s/builds/%s", buildlog.Short(id), t.Client.URL, id)
 	log, err := show.NewLog(t.Screen, "plain") // beside what the stack itself says
 	if err != nil {
 		return err
