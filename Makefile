@@ -8,7 +8,7 @@ LDFLAGS  = -s -w -X main.version=$(VERSION)
 LINT     = $(GO) tool -modfile=.ci/tools/go.mod golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: up test lint bench fuzz e2e load conformance images build terraform-test setup clean help
+.PHONY: up test lint bench bench-phases fuzz e2e load conformance images build terraform-test setup clean help
 
 
 ## up: start the one-machine stack, build the bundled example and keep serving; ONCE=1 stops after the example, UP_FLAGS="…" goes to kiln up
@@ -31,9 +31,17 @@ lint:
 	$(LINT) run ./...
 	cd terraform/tests && $(GO) tool -modfile=../../.ci/tools/go.mod golangci-lint run ./...
 
-## bench: run every benchmark; BENCH_FLAGS="…" goes to go test
+## bench: measure whole builds against BuildKit and buildah, a quarter of an hour; needs root; BENCH=pattern PAIRS=5 STORE=tmpfs|ext4|disk; BENCH_FLAGS="-write docs/performance.md" keeps the tables
+bench: PAIRS ?= 5
+bench: STORE ?= tmpfs
 bench:
-	$(GO) test -run '^$$' -bench . -benchmem $(BENCH_FLAGS) ./...
+	@.ci/setup bench
+	@mkdir -p bin && $(GO) build -o bin/bench ./e2e/bench
+	bin/bench -run '$(BENCH)' -pairs $(PAIRS) -store $(STORE) -json bin/bench.json -markdown bin/bench.md $(BENCH_FLAGS)
+
+## bench-phases: run the Go benchmarks of every phase, a few minutes; BENCH=pattern takes some, BENCH_FLAGS="…" goes to go test
+bench-phases:
+	$(GO) test -run '^$$' -bench '$(or $(BENCH),.)' -benchmem $(BENCH_FLAGS) ./...
 
 ## fuzz: run every fuzz target for FUZZTIME (30s), one after another; FUZZ="…" is a pattern of their names
 fuzz: FUZZTIME ?= 30s

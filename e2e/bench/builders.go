@@ -63,7 +63,7 @@ type builder struct {
 // programs are the paths of what the builders are.
 type programs struct {
 	executor, runc, buildah string
-	root                    string // of containers for the executor: it alone is there, as /kaniko/executor
+	root                    string // a directory with the files of containers for the executor: it alone is there, as /kaniko/executor
 	buildkit                buildkit.Binaries
 	profiles                string // directory for profiles of the executor; none if empty
 }
@@ -119,10 +119,16 @@ func (p programs) inPlace(_ context.Context, j job) (session, error) {
 	if p.profiles != "" {
 		binds = append(binds, container.Bind{Source: p.profiles, Target: profilesInside})
 	}
+	// The files of the container lie where those that it writes do, as an image's do
+	// on a node.
+	root := filepath.Join(j.dir, "container")
+	if err := os.CopyFS(root, os.DirFS(p.root)); err != nil {
+		return session{}, err
+	}
 	return session{close: done, build: func(ctx context.Context) error {
 		out := &lines{each: j.line}
 		status, err := container.Run(ctx, container.Spec{
-			Runc: p.runc, Root: p.root, Scratch: j.dir, Cgroup: j.group.Path(), Dir: "/workspace",
+			Runc: p.runc, Root: root, Scratch: j.dir, Cgroup: j.group.Path(), Dir: "/workspace",
 			Args: append(append([]string{"/kaniko/executor"}, j.kilnFlags("/workspace")...), "--isolation=inplace", "--force"),
 			Env: append([]string{
 				"HOME=/root", "USER=root", "PATH=/usr/local/bin:/kaniko", "DOCKER_CONFIG=/kaniko/.docker/", "SSL_CERT_DIR=/kaniko/ssl/certs",

@@ -115,6 +115,12 @@ func (d *depot) clone(from, to string) error {
 	return os.CopyFS(d.path("repositories", to), os.DirFS(d.path("repositories", from)))
 }
 
+// share lets a repository have the blobs of another, but none of its images.
+func (d *depot) share(from, to string) error {
+	const blobs = "_layers"
+	return os.CopyFS(d.path("repositories", to, blobs), os.DirFS(d.path("repositories", from, blobs)))
+}
+
 // clear removes a repository and the blobs that came since the last settle, so that nobody
 // finds what somebody else has pushed.
 func (d *depot) clear(repository string) error {

@@ -10,7 +10,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/kilnhook/kiln/e2e/internal/baseimage"
 	"github.com/kilnhook/kiln/e2e/internal/buildkit"
@@ -22,28 +25,27 @@ import (
 type lab struct {
 	options
 	module string
-	store  string // directory where builders keep what they build with
-	disk   string // directory that is not in memory
+	stores stores
 	bases  bases
 	depot  *depot
 	using  programs
 	log    io.Writer
 
 	pushed map[string]bool
-	builds int
+	builds atomic.Int64
 	began  time.Time
 }
 
 // openLab makes what is needed and starts the registry. Everything is below dir,
 // but for what is kept in the cache.
 func openLab(ctx context.Context, o options, module, dir string, log io.Writer) (l *lab, err error) {
-	l = &lab{options: o, module: module, log: log, store: filepath.Join(dir, "store"), disk: filepath.Join(dir, "disk"), pushed: map[string]bool{}, began: time.Now()}
+	l = &lab{options: o, module: module, log: log, stores: stores{dir, map[string]string{}}, pushed: map[string]bool{}, began: time.Now()}
 	kept, err := cache.Default()
 	if err != nil {
 		return nil, err
 	}
 	l.bases = bases{cache: kept, module: module, sizes: o.sizes, log: log}
-	for _, d := range []string{"store", "disk", "registry", "container/kaniko"} {
+	for _, d := range []string{"registry", "container/kaniko"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			return nil, err
 		}
@@ -51,11 +53,6 @@ func openLab(ctx context.Context, o options, module, dir string, log io.Writer) 
 	// The registry is in memory always: its disk is nobody's concern.
 	if err := mountMemory(filepath.Join(dir, "registry")); err != nil {
 		return nil, err
-	}
-	if o.store == "tmpfs" {
-		if err := mountMemory(l.store); err != nil {
-			return nil, err
-		}
 	}
 	if l.using, err = findPrograms(ctx, o, kept, module, filepath.Join(dir, "container"), log); err != nil {
 		return nil, err
@@ -156,6 +153,9 @@ func (l *lab) compare(ctx context.Context, w workload) (_ map[string][]sample, e
 	for round := range rounds {
 		for i := range builders {
 			b := builders[(i+round)%len(builders)]
+			if round > 0 && b.name == w.once {
+				continue
+			}
 			s, err := l.once(ctx, w, b, host, round+1)
 			if err != nil {
 				return nil, fmt.Errorf("%s with %s: %w", w.name, b.name, err)
@@ -167,6 +167,14 @@ func (l *lab) compare(ctx context.Context, w workload) (_ map[string][]sample, e
 	return samples, nil
 }
 
+// storeOf is where a workload is built.
+func (l *lab) storeOf(w workload) string {
+	if w.store != "" {
+		return w.store
+	}
+	return l.options.store
+}
+
 // seed is the repository with the cache that a builder filled.
 func seed(w workload, b builder) string {
 	return repository("seed", w.name, strings.ReplaceAll(b.name, " ", "-"))
@@ -175,20 +183,34 @@ func seed(w workload, b builder) string {
 // fill builds a workload once with everybody, so that the steps are in their caches. Nobody
 // waits for a registry that is far away.
 func (l *lab) fill(ctx context.Context, w workload, builders []builder) error {
-	context, host := filepath.Join(l.store, "context"), l.depot.host
+	host := l.depot.host
+	dir, err := l.stores.in(ctx, l.storeOf(w))
+	if err != nil {
+		return err
+	}
+	context := filepath.Join(dir, "context")
 	if err := w.prepare(context, host, 0); err != nil {
 		return err
 	}
+	// Nothing is measured here, so two may build at a time.
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(2)
 	for _, b := range builders {
-		s, err := l.measure(ctx, measurement{builder: b, context: context, host: host, repository: seed(w, b), cached: true})
-		if err == nil && s.Failure != "" {
-			err = errors.New(s.Failure)
-		}
-		if err != nil {
-			return fmt.Errorf("fill the cache of %s with %s: %w", w.name, b.name, err)
-		}
-		l.say("%-12s first %-12s  %s", w.name, b.name, s)
+		g.Go(func() error {
+			s, err := l.measure(gctx, measurement{builder: b, dir: dir, context: context, host: host, repository: seed(w, b), cached: true})
+			if err == nil && s.Failure != "" {
+				err = errors.New(s.Failure)
+			}
+			if err != nil {
+				return fmt.Errorf("fill the cache of %s with %s: %w", w.name, b.name, err)
+			}
+			return nil
+		})
 	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	l.say("%-12s caches are filled", w.name)
 	if err := l.depot.settle(); err != nil {
 		return err
 	}
@@ -196,17 +218,26 @@ func (l *lab) fill(ctx context.Context, w workload, builders []builder) error {
 }
 
 // once builds a workload with one builder into a repository of its own, and
-// removes everything that came of it.
+// removes everything that came of it. The repository has the layers of the base
+// image, as one that is pushed to every day has: it is not who mounts them best
+// that is measured.
 func (l *lab) once(ctx context.Context, w workload, b builder, host string, version int) (sample, error) {
-	context := filepath.Join(l.store, "context")
+	dir, err := l.stores.in(ctx, l.storeOf(w))
+	if err != nil {
+		return sample{}, err
+	}
+	context := filepath.Join(dir, "context")
 	if err := w.prepare(context, host, version); err != nil {
 		return sample{}, err
 	}
-	m := measurement{builder: b, context: context, host: host, repository: repository("run"), cached: w.cached, runs: w.runs}
+	m := measurement{builder: b, dir: dir, context: context, host: host, repository: repository("run"), cached: w.cached, runs: w.runs}
 	if w.cached {
-		if err := l.depot.clone(seed(w, b), m.repository); err != nil {
-			return sample{}, err
-		}
+		err = l.depot.clone(seed(w, b), m.repository)
+	} else {
+		err = l.depot.share("bases/"+w.base, m.repository+"/app")
+	}
+	if err != nil {
+		return sample{}, err
 	}
 	s, err := l.measure(ctx, m)
 	return s, errors.Join(err, l.depot.clear(m.repository), os.RemoveAll(context))
@@ -223,13 +254,18 @@ func (s sample) String() string {
 }
 
 // onceLimited builds a workload in one mode under the memory limit.
-func (l *lab) onceLimited(ctx context.Context, w workload, b builder) (sample, error) {
-	context := filepath.Join(l.disk, "context")
+func (l *lab) onceLimited(ctx context.Context, w workload, b builder) (s sample, err error) {
+	dir, err := l.stores.in(ctx, disk)
+	if err != nil {
+		return sample{}, err
+	}
+	name := strings.ReplaceAll(b.name, " ", "-")
+	context := filepath.Join(dir, "context-"+name)
 	if err := w.prepare(context, l.depot.host, 1); err != nil {
 		return sample{}, err
 	}
-	s, err := l.measure(ctx, measurement{
-		builder: b, context: context, host: l.depot.host, repository: repository("run"), cached: w.cached, limit: memoryLimit,
+	defer func() { err = errors.Join(err, os.RemoveAll(context)) }()
+	return l.measure(ctx, measurement{
+		builder: b, dir: dir, context: context, host: l.depot.host, repository: repository("run", name), cached: w.cached, limit: memoryLimit,
 	})
-	return s, errors.Join(err, l.depot.clear(repository("run")), os.RemoveAll(context))
 }

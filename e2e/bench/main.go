@@ -25,8 +25,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/kilnhook/kiln/e2e/internal/process"
 	"github.com/kilnhook/kiln/e2e/internal/tools"
 )
@@ -76,7 +74,7 @@ func parse(args []string, out io.Writer) (o options, err error) {
 	f.SetOutput(out)
 	size := f.String("size", "full", "full, or small to try the harness")
 	f.IntVar(&o.pairs, "pairs", 5, "how often everybody builds a workload; some take fewer")
-	f.StringVar(&o.store, "store", "tmpfs", "where roots and stores are: tmpfs or disk")
+	f.StringVar(&o.store, "store", "tmpfs", "where roots and stores are: tmpfs, ext4 (in memory) or disk")
 	f.StringVar(&o.executor, "executor", "", "`file` of an executor to measure instead of this clone's")
 	f.StringVar(&o.profiles, "profiles", "", "`directory` for CPU profiles of the executor, which then takes more time")
 	f.StringVar(&o.json, "json", "", "write all samples to `file`")
@@ -99,8 +97,8 @@ func parse(args []string, out io.Writer) (o options, err error) {
 	switch {
 	case f.NArg() > 0:
 		return o, fmt.Errorf("%q is no flag", f.Arg(0))
-	case o.store != "tmpfs" && o.store != "disk":
-		return o, fmt.Errorf("-store %q: want tmpfs or disk", o.store)
+	case !slices.Contains([]string{tmpfs, ext4, disk}, o.store):
+		return o, fmt.Errorf("-store %q: want %s, %s or %s", o.store, tmpfs, ext4, disk)
 	case o.pairs < 1:
 		return o, fmt.Errorf("-pairs %d: want at least one", o.pairs)
 	case *size != "full" && *size != "small":
@@ -143,14 +141,6 @@ func outside(ctx context.Context, o options) (err error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	runtime.LockOSThread() // the signal at this process's death is one at its thread's
 	return cmd.Run()
-}
-
-// mountMemory mounts a tmpfs.
-func mountMemory(dir string) error {
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=75%,nr_inodes=8m,mode=755"); err != nil {
-		return fmt.Errorf("mount a tmpfs: %w", err)
-	}
-	return nil
 }
 
 // bench measures and reports.
@@ -236,6 +226,6 @@ func (l *lab) describe(ctx context.Context) machine {
 	return machine{
 		When: l.began, CPU: field("/proc/cpuinfo", "model name"), Cores: runtime.NumCPU(), MemoryGB: kilobytes / (1 << 20),
 		Kernel: command("uname", "-r"), Go: runtime.Version(), Commit: command("git", "describe", "--tags", "--always", "--dirty"),
-		Store: l.options.store, Peers: slices.Clip(peers), Load: load,
+		Store: l.options.store, Peers: peers, Load: load, Process: os.Getpid(),
 	}
 }

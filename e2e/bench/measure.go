@@ -124,11 +124,12 @@ func status(pid int) (who string, peak int64) {
 }
 
 // buildTime is how long a build may take.
-const buildTime = 5 * time.Minute
+const buildTime = 8 * time.Minute
 
 // measurement says what to measure.
 type measurement struct {
 	builder    builder
+	dir        string // in which the builder gets one of its own
 	context    string
 	host       string // through which the registry is reached
 	repository string
@@ -140,17 +141,13 @@ type measurement struct {
 // measure builds once. An error means that nothing could be measured; a build
 // that failed is a sample that says so.
 func (l *lab) measure(ctx context.Context, m measurement) (s sample, err error) {
-	l.builds++
-	dir := filepath.Join(l.store, fmt.Sprintf("run%d", l.builds))
-	if m.limit > 0 {
-		// A tmpfs is memory that cannot be taken back.
-		dir = filepath.Join(l.disk, fmt.Sprintf("run%d", l.builds))
-	}
+	build := l.builds.Add(1)
+	dir := filepath.Join(m.dir, fmt.Sprintf("run%d", build))
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return s, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	group, err := cgroup.New(fmt.Sprintf("kiln-bench-%d-%d", os.Getpid(), l.builds))
+	group, err := cgroup.New(fmt.Sprintf("kiln-bench-%d-%d", os.Getpid(), build))
 	if err != nil {
 		return s, err
 	}

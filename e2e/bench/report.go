@@ -24,9 +24,9 @@ type machine struct {
 	Go       string        `json:"go"`
 	Commit   string        `json:"commit"`
 	Store    string        `json:"store"`
-	Disk     string        `json:"disk"`
 	Peers    []string      `json:"peers"`
-	Load     string        `json:"load"` // of the minute before
+	Load     string        `json:"load"`    // of the minute before
+	Process  int           `json:"process"` // that measured
 }
 
 func (m machine) String() string {
@@ -180,20 +180,20 @@ func (f *figures) markdown() string {
 	return out.String()
 }
 
-// The lines of a document between which the tables are.
-const (
-	beginMark = "<!-- bench:begin -->\n"
-	endMark   = "<!-- bench:end -->\n"
-)
+// beginMark and endMark are the lines of a document between which the tables are
+// that were measured in a kind of store.
+func beginMark(store string) string { return "<!-- bench " + store + ": begin -->\n" }
+func endMark(store string) string   { return "<!-- bench " + store + ": end -->\n" }
 
 // insert replaces what is between the marks of a document.
-func insert(document, tables string) (string, error) {
-	before, rest, found := strings.Cut(document, beginMark)
-	_, after, ended := strings.Cut(rest, endMark)
+func insert(document, store, tables string) (string, error) {
+	begin, end := beginMark(store), endMark(store)
+	before, rest, found := strings.Cut(document, begin)
+	_, after, ended := strings.Cut(rest, end)
 	if !found || !ended {
-		return "", fmt.Errorf("it lacks the lines %q and %q", strings.TrimSpace(beginMark), strings.TrimSpace(endMark))
+		return "", fmt.Errorf("it lacks the lines %q and %q", strings.TrimSpace(begin), strings.TrimSpace(end))
 	}
-	return before + beginMark + "\n" + tables + "\n" + endMark + after, nil
+	return before + begin + "\n" + tables + "\n" + end + after, nil
 }
 
 // save writes the figures to the files that were asked for.
@@ -217,7 +217,7 @@ func (f *figures) save(o options) error {
 	if err != nil {
 		return err
 	}
-	text, err := insert(string(document), f.markdown())
+	text, err := insert(string(document), o.store, f.markdown())
 	if err != nil {
 		return fmt.Errorf("write the tables to %s: %w", o.write, err)
 	}

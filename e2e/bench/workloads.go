@@ -41,8 +41,11 @@ type workload struct {
 	// nothing on the machine.
 	cached bool
 	rtt    time.Duration // of every way to the registry
+	store  string        // where it is built; where the flag says if empty
 	runs   int           // how many RUNs there are, if one of them is of interest
 	only   string        // prefix of the names of those who build it; all if empty
+	once   string        // who builds it in the first round only, being slow and not the better peer
+	again  bool          // another workload builds the same elsewhere
 	pairs  int           // at most so many; 0 for as many as asked
 	target []target
 }
@@ -57,9 +60,15 @@ const (
 // workloads are those of the table that "make bench" prints, in its order.
 func workloads(s sizes) []workload {
 	run := "RUN echo changed > /touched\n"
+	ten := "FROM HOST/bases/large\n" + numbered(10, "RUN echo %d > /touched%d\n")
 	list := []workload{
 		{
 			name: "copy", title: "COPY only, on a base of 480 MB", base: "large",
+			dockerfile: "FROM HOST/bases/large\nCOPY app /srv/app\nCMD [\"/srv/app/run\"]\n", files: application,
+			target: []target{ratio("CPU", 0.1, cpu, both), ratio("wall", 0.1, wall, both)},
+		},
+		{
+			name: "copy-again", title: "the same with a file changed, cache in the registry", base: "large", cached: true, pairs: 3, again: true,
 			dockerfile: "FROM HOST/bases/large\nCOPY app /srv/app\nCMD [\"/srv/app/run\"]\n", files: application,
 			target: []target{ratio("CPU", 0.1, cpu, both), ratio("wall", 0.1, wall, both)},
 		},
@@ -69,31 +78,34 @@ func workloads(s sizes) []workload {
 			target:     []target{ratio("CPU", 0.7, cpu, overlay), ratio("CPU", 1, cpu, inPlace)},
 		},
 		{
-			name: "run10", title: "ten such RUNs", base: "large",
-			dockerfile: "FROM HOST/bases/large\n" + numbered(10, "RUN echo %d > /touched%d\n"),
-			target:     []target{ratio("CPU", 0.7, cpu, overlay), ratio("CPU", 1, cpu, inPlace)},
+			name: "run10", title: "ten such RUNs", base: "large", pairs: 3, dockerfile: ten,
+			target: []target{ratio("CPU", 0.7, cpu, overlay), ratio("CPU", 1, cpu, inPlace)},
 		},
 		{
-			name: "files", title: "RUN that writes 480 MB in 24,000 files", base: "small",
+			name: "run10-ext4", title: "ten such RUNs, on ext4 in memory", base: "large", store: ext4, pairs: 3, again: true, dockerfile: ten,
+			target: []target{ratio("CPU", 0.7, cpu, overlay), ratio("CPU", 1, cpu, inPlace)},
+		},
+		{
+			name: "files", title: "RUN that writes 480 MB in 24,000 files", base: "small", pairs: 3,
 			dockerfile: fmt.Sprintf("FROM HOST/bases/small\nRUN gen files %d %d /srv/files\n", s.files, s.bytes),
 			target:     []target{ratio("CPU", 0.6, cpu, both), most("largest process", 96<<20, rss, both, mebibytes)},
 		},
 		{
-			name: "big", title: "RUN that writes one file of 1 GiB, half of it compressible", base: "small", pairs: 3,
+			name: "big", title: "RUN that writes one file of 1 GiB, half of it compressible", base: "small", pairs: 3, once: buildah,
 			dockerfile: fmt.Sprintf("FROM HOST/bases/small\nRUN gen big %d /srv/big\n", s.big),
 			target:     []target{ratio("CPU", 0.6, cpu, both), most("largest process", 96<<20, rss, both, mebibytes)},
 		},
 		{
-			name: "twig", title: "six trivial RUNs on 7,000 files", base: "twig", only: "Kiln", runs: treeRuns, pairs: 3,
+			name: "twig", title: "six trivial RUNs on 7,000 files, on ext4 in memory", base: "twig", store: ext4, only: both, runs: treeRuns, pairs: 3, again: true,
 			dockerfile: "FROM HOST/bases/twig\n" + numbered(treeRuns, "RUN echo %d > /touched%d\n"),
 		},
 		{
-			name: "tree", title: "six trivial RUNs on 700,000 files", base: "tree", runs: treeRuns, pairs: 1,
+			name: "tree", title: "six trivial RUNs on 700,000 files, on ext4 in memory", base: "tree", store: ext4, runs: treeRuns, pairs: 1,
 			dockerfile: "FROM HOST/bases/tree\n" + numbered(treeRuns, "RUN echo %d > /touched%d\n"),
 			target:     []target{asOnTwig(s), perFile(s)},
 		},
 		{
-			name: "cached20", title: "20 cached RUNs, 50 ms a round trip, cache in the registry", base: "small", cached: true, rtt: roundTrip,
+			name: "cached20", title: "20 cached RUNs, 50 ms a round trip, cache in the registry", base: "small", cached: true, rtt: roundTrip, once: buildah,
 			dockerfile: "FROM HOST/bases/small\n" + numbered(cachedSteps, "RUN echo %d > /step%d\n"),
 			target:     []target{most("round trips in wall time", 6, roundTrips, both, plain)},
 		},
@@ -115,7 +127,7 @@ func rebuilds(s sizes) []workload {
 		{
 			name: "rebuild-go", title: "Go in two stages, only the file of the last COPY changed, cache in the registry", base: "go", further: []string{"small"}, cached: true,
 			dockerfile: "FROM HOST/bases/go AS build\nENV PATH=/usr/local/go/bin:/usr/bin:/bin CGO_ENABLED=0\nWORKDIR /src\nCOPY go.mod ./\nCOPY cmd cmd\nCOPY internal internal\n" +
-				"RUN go build -p 1 -trimpath -o /app ./cmd/app && rm -rf /root/.cache\n" +
+				"RUN GOGC=20 go build -p 1 -gcflags=all=-c=1 -trimpath -o /app ./cmd/app && rm -rf /root/.cache\n" +
 				"FROM HOST/bases/small\nCOPY --from=build /app /usr/local/bin/app\nCOPY config.json /etc/app/config.json\n",
 			files: goModule, target: []target{against("wall", 1, wall, both, buildKit)},
 		},
@@ -125,7 +137,7 @@ func rebuilds(s sizes) []workload {
 			files:      nodeApplication, target: []target{against("wall", 0.2, wall, both, buildKit)},
 		},
 		{
-			name: "stages", title: "four independent stages", base: "small", dockerfile: four.String(),
+			name: "stages", title: "four independent stages", base: "small", pairs: 3, dockerfile: four.String(),
 			target: []target{against("wall", 1, wall, overlay, buildKit)},
 		},
 	}

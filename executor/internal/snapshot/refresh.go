@@ -70,10 +70,12 @@ func (w *Walk) refresh(name string, fresh *[]addition) (isDir bool, err error) {
 		if hash, err = xattrHash(w.root, name); err != nil {
 			return false, err
 		}
-		if now.mode&unix.S_IFMT == unix.S_IFREG && !w.devices.told[now.dev] {
-			if now.print, err = PrintFile(w.root, name); err != nil {
+		if now.mode&unix.S_IFMT == unix.S_IFREG && !w.devices.trusted(now.dev) {
+			p, err := PrintFile(w.root, name)
+			if err != nil {
 				return false, err
 			}
+			now.sum = p.sum()
 		}
 		w.index.latest = max(w.index.latest, now.ctime)
 	}

@@ -1,11 +1,13 @@
 package snapshot
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sort"
 	"strings"
@@ -182,7 +184,46 @@ func fileSystems(t *testing.T) map[string]func(t *testing.T) string {
 		"disk":    func(t *testing.T) string { t.Helper(); return t.TempDir() },
 		"tmpfs":   tmpfs,
 		"overlay": func(t *testing.T) string { t.Helper(); m, _ := mountOverlay(t, t.TempDir()); return m },
+		// Its files are on other devices than its directories.
+		"overlay on two": func(t *testing.T) string { t.Helper(); m, _ := mountOverlay(t, tmpfs(t)); return m },
 	}
+}
+
+// TestTrustIsThatOfFiles proves that the files of an overlay whose directories
+// lie on two file systems are trusted: they have another device than the overlay's directories.
+func TestTrustIsThatOfFiles(t *testing.T) {
+	if where := fileSystems(t)["disk"](t); !mappingsTell(t, where) {
+		t.Skip("the ctimes of this disk do not tell of stores into mappings")
+	}
+	root := fileSystems(t)["overlay on two"](t)
+	name := filepath.Join(root, "file")
+	if err := os.WriteFile(name, []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var dir, file unix.Stat_t
+	if err := errors.Join(unix.Lstat(root, &dir), unix.Lstat(name, &file)); err != nil {
+		t.Fatal(err)
+	}
+	if dir.Dev == file.Dev {
+		t.Skip("this kernel gives both the same device")
+	}
+	var d devices
+	got, err := d.honest(t.Context(), recordOf(&dir).dev, root)
+	if want := (trust{honest: true, files: recordOf(&file).dev}); err != nil || got != want {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
+	if !d.trusted(recordOf(&file).dev) || d.trusted(recordOf(&dir).dev) {
+		t.Error("it is the directories that are trusted, not the files")
+	}
+}
+
+func mappingsTell(t *testing.T, dir string) bool {
+	t.Helper()
+	told, err := probeMapping(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return told.honest
 }
 
 // A Walk finds exactly what reading everything finds, over long random
@@ -564,28 +605,39 @@ func TestRefreshAfterRecordedChanges(t *testing.T) {
 	}
 }
 
-func BenchmarkWalk24k(b *testing.B) {
+func BenchmarkWalk24k(b *testing.B) { benchmarkWalk(b, 240) }
+
+// BenchmarkWalk700k is for what the index holds: making the files takes longer than
+// walking them.
+func BenchmarkWalk700k(b *testing.B) { benchmarkWalk(b, 7000) }
+
+// benchmarkWalk walks directories of 100 files each in which nothing changes. It
+// reports processor time and memory of the index for a file.
+func benchmarkWalk(b *testing.B, dirs int) {
 	root := b.TempDir()
-	for i := range 240 {
+	for i := range dirs {
 		d := filepath.Join(root, fmt.Sprint(i))
 		if err := os.Mkdir(d, 0o755); err != nil {
 			b.Fatal(err)
 		}
 		for j := range 100 {
-			if err := os.WriteFile(filepath.Join(d, fmt.Sprint(j)), nil, 0o644); err != nil {
+			if err := os.WriteFile(filepath.Join(d, fmt.Sprint("file-", j)), nil, 0o644); err != nil {
 				b.Fatal(err)
 			}
 		}
 	}
+	files := float64(dirs * 101)
 	dir, err := rootfs.OpenDir(root)
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer dir.Close()
+	held := heap()
 	w := NewWalk(dir, nil)
 	if err := w.Baseline(b.Context()); err != nil {
 		b.Fatal(err)
 	}
+	held = heap() - held
 	b.ReportAllocs()
 	for b.Loop() {
 		if changes, err := w.Diff(b.Context()); err != nil || len(changes) != 0 {
@@ -599,5 +651,15 @@ func BenchmarkWalk24k(b *testing.B) {
 	}
 	_ = unix.Getrusage(unix.RUSAGE_SELF, &after)
 	cpu := after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano()
-	b.ReportMetric(float64(cpu)/24240, "cpu-ns/file")
+	b.ReportMetric(float64(cpu)/files, "cpu-ns/file")
+	b.ReportMetric(held/files, "index-B/file")
+	b.ReportMetric(float64(after.Maxrss)/1024, "rss-MiB")
+}
+
+// heap is how much of it is in use, in bytes.
+func heap() float64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return float64(m.HeapAlloc)
 }

@@ -18,12 +18,18 @@ import (
 // the file system.
 type devices struct {
 	mu   sync.Mutex
-	told map[uint64]bool
+	told map[uint32]trust // by the device of directories
+}
+
+// trust is what is known of the files in the directories of a device.
+type trust struct {
+	honest bool   // their ctimes tell everything
+	files  uint32 // device of those files: on an overlay not always that of the directories
 }
 
 // honest tells whether the ctimes of a file system tell everything. It is
 // measured in dir, a directory on it, which is afterwards as it was.
-func (d *devices) honest(ctx context.Context, dev uint64, dir string) (bool, error) {
+func (d *devices) honest(ctx context.Context, dev uint32, dir string) (trust, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if told, known := d.told[dev]; known {
@@ -31,42 +37,54 @@ func (d *devices) honest(ctx context.Context, dev uint64, dir string) (bool, err
 	}
 	var before unix.Stat_t
 	if err := unix.Lstat(dir, &before); err != nil {
-		return false, fmt.Errorf("probe file system: %w", err)
+		return trust{}, fmt.Errorf("probe file system: %w", err)
 	}
 	told, err := probeMapping(ctx, dir)
 	if errors.Is(err, unix.EROFS) {
-		told, err = true, nil // nothing changes there
+		told, err = trust{honest: true, files: dev}, nil // nothing changes there
 	}
 	if err != nil {
 		if ctx.Err() != nil {
-			return false, context.Cause(ctx)
+			return trust{}, context.Cause(ctx)
 		}
-		told = false // reading content is always right
+		told = trust{} // reading content is always right
 	}
 	_ = unix.UtimesNanoAt(unix.AT_FDCWD, dir, []unix.Timespec{before.Atim, before.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
 	if d.told == nil {
-		d.told = map[uint64]bool{}
+		d.told = map[uint32]trust{}
 	}
 	d.told[dev] = told
 	return told, nil
 }
 
+// trusted tells whether a device is known whose files' ctimes tell everything.
+func (d *devices) trusted(files uint32) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, t := range d.told {
+		if t.honest && t.files == files {
+			return true
+		}
+	}
+	return false
+}
+
 // probeMapping maps a file, reads it, lets the clock tick, stores, and looks
 // whether the ctime has moved.
-func probeMapping(ctx context.Context, dir string) (seen bool, err error) {
+func probeMapping(ctx context.Context, dir string) (told trust, err error) {
 	f, err := os.CreateTemp(dir, ".ctime-probe-*")
 	if err != nil {
-		return false, fmt.Errorf("probe file system: %w", err)
+		return told, fmt.Errorf("probe file system: %w", err)
 	}
 	defer f.Close()
 	defer os.Remove(f.Name())
 	size := os.Getpagesize()
 	if err := f.Truncate(int64(size)); err != nil {
-		return false, fmt.Errorf("probe file system: %w", err)
+		return told, fmt.Errorf("probe file system: %w", err)
 	}
 	m, err := unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
-		return false, fmt.Errorf("probe file system: %w", err)
+		return told, fmt.Errorf("probe file system: %w", err)
 	}
 	stored := m[0] // read first
 	var was, now unix.Stat_t
@@ -75,12 +93,12 @@ func probeMapping(ctx context.Context, dir string) (seen bool, err error) {
 	}
 	m[0] = stored + 1
 	if err := errors.Join(err, unix.Munmap(m)); err != nil {
-		return false, fmt.Errorf("probe file system: %w", err)
+		return told, fmt.Errorf("probe file system: %w", err)
 	}
 	if err := unix.Fstat(int(f.Fd()), &now); err != nil {
-		return false, fmt.Errorf("probe file system: %w", err)
+		return told, fmt.Errorf("probe file system: %w", err)
 	}
-	return now.Ctim.Nano() != was.Ctim.Nano(), nil
+	return trust{honest: now.Ctim.Nano() != was.Ctim.Nano(), files: recordOf(&now).dev}, nil
 }
 
 // tick waits until the clock of the file system of dir is past a time.

@@ -50,11 +50,11 @@ func (w *Walk) Learn(name string, p Print, xattrs map[string]string) {
 	// Before the baseline names come by the thousand and are sorted once.
 	if w.ready {
 		if r := d.find(base); r != nil {
-			r.print = p
+			r.sum = p.sum()
 			return
 		}
 	}
-	d.add(base, record{print: p})
+	d.add(base, record{sum: p.sum()})
 }
 
 // Baseline records the tree as it is. Diff tells changes from then on. Calling
@@ -91,7 +91,7 @@ func (w *Walk) Diff(ctx context.Context) ([]Change, error) {
 // scan compares the tree with the index and brings the index up to date.
 func (w *Walk) scan(ctx context.Context) ([]Change, error) {
 	w.index.sharePrints()
-	s := &scan{Walk: w, ctx: ctx, first: !w.ready, pending: []string{"."}, links: map[inode][]string{}}
+	s := &scan{Walk: w, ctx: ctx, first: !w.ready, pending: []string{"."}, links: map[inode][]string{}, spare: &sync.Pool{New: func() any { return &directory{} }}}
 	s.cond = sync.NewCond(&s.mu)
 	var st unix.Stat_t
 	if err := unix.Lstat(w.root.Path(), &st); err != nil {
@@ -132,6 +132,7 @@ type scan struct {
 	changes []Change
 	gone    []string // directories that are no more
 	links   map[inode][]string
+	spare   *sync.Pool // of directories to fill
 }
 
 func (s *scan) fail(err error) {
@@ -190,7 +191,7 @@ func (s *scan) directory(name string) error {
 	}
 	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
-	honest, dev, err := s.honest(fd, name)
+	trust, err := s.honest(fd, name)
 	if err != nil {
 		return err
 	}
@@ -203,19 +204,25 @@ func (s *scan) directory(name string) error {
 	old := s.index.directory(name)
 	old.sort()
 	s.index.mu.Unlock()
-	cmp := &comparison{scan: s, dir: name, fd: fd, fresh: &directory{}, old: old, honest: honest, dev: dev}
+	fresh, _ := s.spare.Get().(*directory)
+	defer s.spare.Put(fresh)
+	fresh.reset()
+	cmp := &comparison{scan: s, dir: name, fd: fd, fresh: fresh, old: old, trust: trust}
 	for _, n := range names {
-		if s.skip(rootfs.Join(name, n)) {
+		full := rootfs.Join(name, n)
+		if s.skip(full) {
 			continue
 		}
-		if err := cmp.child(n); err != nil {
+		if err := cmp.child(n, full); err != nil {
 			return err
 		}
 	}
 	cmp.rest("")
 	cmp.fresh.sorted = true
 	s.index.mu.Lock()
-	s.index.dirs[name] = cmp.fresh
+	if !cmp.fresh.same(old) {
+		s.index.dirs[name] = cmp.fresh.packed()
+	}
 	for n, h := range cmp.xattrs {
 		s.index.setXattrs(n, h)
 	}
@@ -235,16 +242,13 @@ func (s *scan) directory(name string) error {
 	return nil
 }
 
-// honest tells whether ctimes tell everything on the file system of a directory,
-// and which that is.
-func (s *scan) honest(fd int, name string) (bool, uint64, error) {
+// honest tells of which files in a directory ctimes tell everything.
+func (s *scan) honest(fd int, name string) (trust, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return false, 0, err
+		return trust{}, err
 	}
-	dev := recordOf(&st).dev
-	honest, err := s.devices.honest(s.ctx, dev, s.dirPath(name))
-	return honest, dev, err
+	return s.devices.honest(s.ctx, recordOf(&st).dev, s.dirPath(name))
 }
 
 // comparison merges a directory's sorted names with its records.
@@ -260,8 +264,7 @@ type comparison struct {
 	gone    []string
 	xattrs  map[string]uint64
 	latest  int64
-	honest  bool // the ctimes of files on dev tell everything
-	dev     uint64
+	trust   trust
 }
 
 // rest reports the records that stand before name, all of them for "", as
@@ -269,11 +272,10 @@ type comparison struct {
 func (c *comparison) rest(name string) {
 	for ; c.at < len(c.old.records); c.at++ {
 		r := &c.old.records[c.at]
-		n := c.old.name(r)
-		if name != "" && n >= name {
+		if name != "" && string(c.old.bytes(r)) >= name {
 			return
 		}
-		full := rootfs.Join(c.dir, n)
+		full := rootfs.Join(c.dir, c.old.name(r))
 		if !r.seen || c.skip(full) {
 			continue
 		}
@@ -285,7 +287,7 @@ func (c *comparison) rest(name string) {
 	}
 }
 
-func (c *comparison) child(name string) error {
+func (c *comparison) child(name, full string) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(c.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		if errors.Is(err, unix.ENOENT) {
@@ -297,11 +299,10 @@ func (c *comparison) child(name string) error {
 	c.latest = max(c.latest, now.ctime)
 	c.rest(name)
 	var was *record
-	if c.at < len(c.old.records) && c.old.name(&c.old.records[c.at]) == name {
+	if c.at < len(c.old.records) && string(c.old.bytes(&c.old.records[c.at])) == name {
 		was = &c.old.records[c.at]
 		c.at++
 	}
-	full := rootfs.Join(c.dir, name)
 	isDir := now.mode&unix.S_IFMT == unix.S_IFDIR
 	if isDir {
 		c.below = append(c.below, full)
@@ -323,12 +324,13 @@ func (c *comparison) child(name string) error {
 // differs compares a file with its record and completes now.print. Where ctimes
 // do not tell everything every file has a print in the end.
 func (c *comparison) differs(full string, was, now *record) (bool, error) {
-	doubted := now.mode&unix.S_IFMT == unix.S_IFREG && (!c.honest || now.dev != c.dev)
+	doubted := now.mode&unix.S_IFMT == unix.S_IFREG && (!c.trust.honest || now.dev != c.trust.files)
 	changed, err := c.told(full, was, now, doubted)
-	if err != nil || !doubted || now.print != (Print{}) {
+	if err != nil || !doubted || now.sum != 0 {
 		return changed, err
 	}
-	now.print, err = PrintFile(c.root, full)
+	p, err := PrintFile(c.root, full)
+	now.sum = p.sum()
 	return changed, err
 }
 
@@ -336,7 +338,7 @@ func (c *comparison) differs(full string, was, now *record) (bool, error) {
 func (c *comparison) told(full string, was, now *record, doubted bool) (bool, error) {
 	if c.first {
 		if was != nil {
-			now.print = was.print
+			now.sum = was.sum
 		}
 		return false, nil
 	}
@@ -346,7 +348,7 @@ func (c *comparison) told(full string, was, now *record, doubted bool) (bool, er
 	case was.sameStat(now) && doubted:
 		return c.contentDiffers(full, was, now)
 	case was.sameStat(now):
-		now.print = was.print
+		now.sum = was.sum
 		return false, nil
 	case !was.sameMeta(now):
 		return true, c.noteXattrs(full)
@@ -373,17 +375,17 @@ func (c *comparison) contentDiffers(full string, was, now *record) (bool, error)
 		if err != nil {
 			return false, err
 		}
-		now.print = p
+		now.sum = p.sum()
 	case unix.S_IFLNK:
 		link, err := readlink(c.root, full)
 		if err != nil {
 			return false, err
 		}
-		now.print = PrintString(link)
+		now.sum = PrintString(link).sum()
 	default:
 		return false, nil
 	}
-	return now.print != was.print, nil
+	return now.sum != was.sum, nil
 }
 
 // noteXattrs records the hash of a file's extended attributes.
