@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"debug/elf"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -90,6 +91,16 @@ func TestTwoPlatforms(t *testing.T) {
 		}
 		if got := fileIn(t, img, "etc/arch"); got != arch+"\n" {
 			t.Errorf("%s stands on the base for %q", arch, got)
+		}
+	}
+	resp, err := http.Get(s.url + "/builds/" + e.Data.Build.ID)
+	check(t, err)
+	defer resp.Body.Close()
+	page, err := io.ReadAll(resp.Body)
+	check(t, err)
+	for _, want := range []string{"for linux/amd64, linux/arm64", "<div>linux/arm64 <code class=\"soft\">" + e.Data.Image.Platforms[1].Digest, "[linux/arm64 compile"} {
+		if !strings.Contains(string(page), want) {
+			t.Errorf("the page has no %q:\n%s", want, page)
 		}
 	}
 	log, err := s.command(t, "logs", e.Data.Build.ID)

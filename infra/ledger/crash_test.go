@@ -201,7 +201,7 @@ func TestPowerCut(t *testing.T) {
 	l := live(t, 25)
 	journal := readJournal(t, l.dir)
 	rng := rand.New(rand.NewPCG(3, 4))
-	for cut := int64(0); cut <= l.lengths[len(l.lengths)-1]; cut += 1 + rng.Int64N(3) {
+	for cut := int64(0); cut <= l.lengths[len(l.lengths)-1]; cut += 1 + rng.Int64N(7) {
 		dir := t.TempDir()
 		if err := os.MkdirAll(filepath.Join(dir, ".journal"), 0o700); err != nil {
 			t.Fatal(err)

@@ -9,6 +9,7 @@
 package launch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -111,7 +112,8 @@ func (l *Launcher) newBuild(note live) *build {
 	return b
 }
 
-// partsOf are the parts of a build that have not ended. The caller holds the lock.
+// partsOf are the parts of a build that have not ended, in the order in which they
+// were handed over. The caller holds the lock.
 func (l *Launcher) partsOf(id string) []*build {
 	var parts []*build
 	for _, b := range l.builds {
@@ -119,6 +121,7 @@ func (l *Launcher) partsOf(id string) []*build {
 			parts = append(parts, b)
 		}
 	}
+	slices.SortFunc(parts, func(a, b *build) int { return cmp.Compare(a.Order, b.Order) })
 	return parts
 }
 
