@@ -28,7 +28,7 @@ type guesses struct {
 type guess struct {
 	done   chan struct{}
 	resp   *http.Response // nil if it failed
-	cancel context.CancelFunc
+	cancel context.CancelCauseFunc
 }
 
 func newGuesses(p *pings) *guesses {
@@ -60,10 +60,10 @@ func (g *guesses) manifest(ctx context.Context, ref name.Reference, keys authn.K
 		return none
 	}
 	at := blobURL(repo, "manifests/"+ref.Identifier(), nil)
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at.String(), nil)
 	if err != nil {
-		cancel()
+		cancel(err)
 		return none
 	}
 	req.Header.Set("Accept", manifestTypes())
@@ -76,7 +76,7 @@ func (g *guesses) manifest(ctx context.Context, ref name.Reference, keys authn.K
 	g.mu.Unlock()
 	go func() {
 		defer close(x.done)
-		if resp, err := g.next.RoundTrip(req); err == nil {
+		if resp, err := g.next.RoundTrip(req); err == nil { //nolint:bodyclose // who takes it closes it
 			x.resp = resp
 		}
 	}()
@@ -98,7 +98,7 @@ func (g *guesses) take(at string) *guess {
 
 // drop gives up a guess, also if the answer is yet to come.
 func (x *guess) drop() {
-	x.cancel()
+	x.cancel(nil)
 	go func() {
 		<-x.done
 		if x.resp != nil {
@@ -138,10 +138,10 @@ func (g *guesses) RoundTrip(req *http.Request) (*http.Response, error) {
 // guessed is the body of an answer that was asked for early.
 type guessed struct {
 	io.ReadCloser
-	cancel context.CancelFunc
+	cancel context.CancelCauseFunc
 }
 
 func (b *guessed) Close() error {
-	defer b.cancel()
+	defer b.cancel(nil)
 	return b.ReadCloser.Close()
 }

@@ -76,9 +76,12 @@ func (p *pings) RoundTrip(req *http.Request) (*http.Response, error) {
 // maxPlain is how long the answer to a question may take that nobody waits for yet.
 const maxPlain = 30 * time.Second
 
+// errSlow ends a request that nobody waits for.
+var errSlow = errors.New("the registry takes too long")
+
 // askPlain asks what req asks, by http.
 func (p *pings) askPlain(req *http.Request) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), maxPlain)
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(req.Context()), maxPlain, errSlow)
 	defer cancel()
 	req = req.Clone(ctx)
 	req.URL.Scheme = "http"

@@ -65,7 +65,7 @@ type segments struct {
 	l      *resumingLayer
 	client *http.Client
 	ctx    context.Context //nolint:containedctx // io.Reader has none
-	cancel context.CancelFunc
+	cancel context.CancelCauseFunc
 	size   int64
 	digest v1.Hash
 	hash   hash.Hash
@@ -110,18 +110,18 @@ func (l *resumingLayer) segmented() (io.ReadCloser, error) {
 		return nil, err
 	}
 	r := &segments{l: l, client: client, size: size, digest: digest, hash: sum}
-	r.ctx, r.cancel = context.WithCancel(l.ctx)
+	r.ctx, r.cancel = context.WithCancelCause(l.ctx)
 	err = l.c.thrice(l.ctx, func() (err error) {
 		r.now, err = r.open(0)
 		return err
 	})
 	if errors.Is(err, errNoRange) {
-		r.cancel()
+		r.cancel(nil)
 		l.c.wholeOnly.Store(repo.RegistryStr(), true)
 		return nil, nil
 	}
 	if err != nil {
-		r.cancel()
+		r.cancel(nil)
 		return nil, err
 	}
 	r.launch()
@@ -214,7 +214,7 @@ func (r *segments) release() {
 
 // Close implements io.Closer.
 func (r *segments) Close() error {
-	r.cancel()
+	r.cancel(nil)
 	r.release()
 	for _, s := range r.ahead {
 		<-s.done

@@ -62,12 +62,19 @@ func (u *uploads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("OCI-Chunk-Min-Length", strconv.Itoa(u.least))
 		}
 		w.WriteHeader(http.StatusAccepted)
-	case u.open[id] == nil:
+	case !u.knows(id):
 		http.Error(w, `{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN"}]}`, http.StatusNotFound)
 	case r.Method == http.MethodDelete:
 	default:
 		u.upload(w, r, id)
 	}
+}
+
+// knows tells whether an upload was begun.
+func (u *uploads) knows(id string) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.open[id] != nil
 }
 
 func (u *uploads) upload(w http.ResponseWriter, r *http.Request, id string) {
@@ -206,11 +213,11 @@ func TestStreamResumes(t *testing.T) {
 					t.Fatal(err)
 				}
 				digest, _ := l.Digest()
+				reg.mu.Lock()
+				defer reg.mu.Unlock()
 				if !bytes.Equal(reg.blobs[digest.String()], l.content) {
 					t.Error("another blob arrived")
 				}
-				reg.mu.Lock()
-				defer reg.mu.Unlock()
 				var seen []string
 				for _, r := range reg.seen {
 					if r != "HEAD " && r != "DELETE " && len(seen)+len(r) > 0 {
@@ -242,6 +249,8 @@ func TestStreamGivenUp(t *testing.T) {
 			if err := p.Upload(t.Context(), l, nil); err == nil || !strings.Contains(err.Error(), "push layer ") {
 				t.Errorf("error = %v", err)
 			}
+			reg.mu.Lock()
+			defer reg.mu.Unlock()
 			if n := 1000 - len(reg.cut); n > 50 {
 				t.Errorf("%d tries", n)
 			}

@@ -26,6 +26,7 @@ type target struct {
 
 	mu       sync.Mutex
 	begun    *begun           // an upload that nobody uses yet
+	expiry   *time.Timer      // that gives it up
 	sent     map[any]*sending // by digest, or by layer as long as it has none
 	noMounts map[string]bool  // repositories from which nothing is mounted
 	twice    bool             // it does not take a blob with the request that begins its upload
@@ -35,11 +36,10 @@ type target struct {
 type begun struct {
 	at       *url.URL
 	client   *http.Client
-	since    time.Time
 	minChunk int64 // the least that a part may have, in bytes; 0: anything
 }
 
-// maxBegun is how long an upload that was begun is thought to be remembered.
+// maxBegun is how long an upload that was begun is kept for who needs one.
 const maxBegun = 5 * time.Minute
 
 func newTarget(c *Client, repo name.Repository) *target {
@@ -181,7 +181,7 @@ func (t *target) mount(ctx context.Context, l v1.Layer, digest v1.Hash) (done bo
 			case http.StatusCreated:
 				return true, nil
 			case http.StatusAccepted:
-				up, err = upload(resp, client, time.Now())
+				up, err = upload(resp, client)
 			default:
 				err = ggcr.CheckError(resp, http.StatusCreated, http.StatusAccepted)
 			}
@@ -197,12 +197,12 @@ func (t *target) mount(ctx context.Context, l v1.Layer, digest v1.Hash) (done bo
 }
 
 // upload is the one that an answer has begun.
-func upload(resp *http.Response, client *http.Client, now time.Time) (*begun, error) {
+func upload(resp *http.Response, client *http.Client) (*begun, error) {
 	at, err := locationOf(resp)
 	if err != nil {
 		return nil, permanent{err}
 	}
-	return &begun{at: at, client: client, since: now, minChunk: minChunk(resp)}, nil
+	return &begun{at: at, client: client, minChunk: minChunk(resp)}, nil
 }
 
 // begin begins an upload, or takes one that was begun. With a body that is all
@@ -212,11 +212,7 @@ func (t *target) begin(ctx context.Context, query url.Values, body []byte) (*beg
 	if err != nil {
 		return nil, err
 	}
-	t.mu.Lock()
-	up := t.begun
-	t.begun = nil
-	t.mu.Unlock()
-	if up != nil && time.Since(up.since) < maxBegun {
+	if up := t.take(); up != nil {
 		return up, nil
 	}
 	resp, err := do(ctx, client, http.MethodPost, blobURL(t.repo, "blobs/uploads/", query), body, nil)
@@ -233,7 +229,7 @@ func (t *target) begin(ctx context.Context, query url.Values, body []byte) (*beg
 		}
 		return nil, nil
 	}
-	return upload(resp, client, time.Now())
+	return upload(resp, client)
 }
 
 // check begins an upload to see whether that is allowed, and leaves it to who
@@ -246,7 +242,20 @@ func (t *target) check(ctx context.Context) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.begun = up
+	t.expiry = time.AfterFunc(maxBegun, func() { t.close(ctx) })
 	return nil
+}
+
+// take returns the upload that was begun and not used; nil if there is none.
+func (t *target) take() *begun {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	up := t.begun
+	t.begun = nil
+	if t.expiry != nil {
+		t.expiry.Stop()
+	}
+	return up
 }
 
 // forget lets the registry forget an upload in the background. That it may fail
@@ -256,7 +265,7 @@ func (t *target) forget(ctx context.Context, up *begun) {
 		return
 	}
 	t.c.work.Go(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), forgetTime)
+		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), forgetTime, errSlow)
 		defer cancel()
 		if resp, err := do(ctx, up.client, http.MethodDelete, up.at, nil, nil); err == nil {
 			_ = resp.Body.Close()
@@ -269,11 +278,7 @@ const forgetTime = 10 * time.Second
 
 // close gives up an upload that nobody used.
 func (t *target) close(ctx context.Context) {
-	t.mu.Lock()
-	up := t.begun
-	t.begun = nil
-	t.mu.Unlock()
-	t.forget(ctx, up)
+	t.forget(ctx, t.take())
 }
 
 // maxSingle is how large a blob is that is sent in one request, in bytes.
