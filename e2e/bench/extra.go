@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -156,9 +155,4 @@ func (f *figures) judge() {
 		f.Targets = append(f.Targets, f.Samples.judge(w)...)
 	}
 	f.Targets = append(f.Targets, f.judgeExtra()...)
-}
-
-// missed are the targets that are not met.
-func (f *figures) missed() []verdict {
-	return slices.DeleteFunc(slices.Clone(f.Targets), func(v verdict) bool { return v.Met })
 }

@@ -41,6 +41,21 @@ type directory struct {
 	sorted  bool
 }
 
+// newDirectory returns one with room for just these names: an index of many
+// directories has no other slack.
+func newDirectory(names []string) *directory {
+	bytes := 0
+	for _, n := range names {
+		bytes += len(n)
+	}
+	return &directory{names: make([]byte, 0, bytes), records: make([]record, 0, len(names))}
+}
+
+// named tells whether a record has a name.
+func (d *directory) named(r *record, name string) bool {
+	return string(d.names[r.nameOff:r.nameOff+uint32(r.nameLen)]) == name
+}
+
 func (d *directory) name(r *record) string {
 	return string(d.names[r.nameOff : r.nameOff+uint32(r.nameLen)])
 }

@@ -203,12 +203,13 @@ func (s *scan) directory(name string) error {
 	old := s.index.directory(name)
 	old.sort()
 	s.index.mu.Unlock()
-	cmp := &comparison{scan: s, dir: name, fd: fd, fresh: &directory{}, old: old, trust: trust}
+	cmp := &comparison{scan: s, dir: name, fd: fd, fresh: newDirectory(names), old: old, trust: trust}
 	for _, n := range names {
-		if s.skip(rootfs.Join(name, n)) {
+		full := rootfs.Join(name, n)
+		if s.skip(full) {
 			continue
 		}
-		if err := cmp.child(n); err != nil {
+		if err := cmp.child(n, full); err != nil {
 			return err
 		}
 	}
@@ -281,7 +282,7 @@ func (c *comparison) rest(name string) {
 	}
 }
 
-func (c *comparison) child(name string) error {
+func (c *comparison) child(name, full string) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(c.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		if errors.Is(err, unix.ENOENT) {
@@ -293,11 +294,10 @@ func (c *comparison) child(name string) error {
 	c.latest = max(c.latest, now.ctime)
 	c.rest(name)
 	var was *record
-	if c.at < len(c.old.records) && c.old.name(&c.old.records[c.at]) == name {
+	if c.at < len(c.old.records) && c.old.named(&c.old.records[c.at], name) {
 		was = &c.old.records[c.at]
 		c.at++
 	}
-	full := rootfs.Join(c.dir, name)
 	isDir := now.mode&unix.S_IFMT == unix.S_IFDIR
 	if isDir {
 		c.below = append(c.below, full)
