@@ -41,14 +41,20 @@ type directory struct {
 	sorted  bool
 }
 
-// newDirectory returns one with room for just these names: an index of many
-// directories has no other slack.
-func newDirectory(names []string) *directory {
-	bytes := 0
-	for _, n := range names {
-		bytes += len(n)
+// reset empties a directory and keeps its room.
+func (d *directory) reset() *directory {
+	d.names, d.records, d.sorted = d.names[:0], d.records[:0], false
+	return d
+}
+
+// clone copies a directory whose records were added in order. There is no more room
+// than needed: an index has many directories.
+func (d *directory) clone() *directory {
+	return &directory{
+		names:   append(make([]byte, 0, len(d.names)), d.names...),
+		records: append(make([]record, 0, len(d.records)), d.records...),
+		sorted:  true,
 	}
-	return &directory{names: make([]byte, 0, bytes), records: make([]record, 0, len(names))}
 }
 
 // named tells whether a record has a name.

@@ -167,20 +167,22 @@ func (s *scan) done() {
 }
 
 func (s *scan) work() {
+	var scratch directory
 	for {
 		name, ok := s.next()
 		if !ok {
 			return
 		}
-		if err := s.directory(name); err != nil {
+		if err := s.directory(name, &scratch); err != nil {
 			s.fail(fmt.Errorf("snapshot /%s: %w", strings.TrimPrefix(name, "."), err))
 		}
 		s.done()
 	}
 }
 
-// directory compares the children of one directory.
-func (s *scan) directory(name string) error {
+// directory compares the children of one directory. scratch is the worker's, for
+// the records: the index gets new ones only where something is not as it was.
+func (s *scan) directory(name string, scratch *directory) error {
 	fd, err := unix.Open(s.dirPath(name), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		if errors.Is(err, unix.ENOENT) {
@@ -203,7 +205,7 @@ func (s *scan) directory(name string) error {
 	old := s.index.directory(name)
 	old.sort()
 	s.index.mu.Unlock()
-	cmp := &comparison{scan: s, dir: name, fd: fd, fresh: newDirectory(names), old: old, trust: trust}
+	cmp := &comparison{scan: s, dir: name, fd: fd, fresh: scratch.reset(), old: old, trust: trust}
 	for _, n := range names {
 		full := rootfs.Join(name, n)
 		if s.skip(full) {
@@ -214,9 +216,10 @@ func (s *scan) directory(name string) error {
 		}
 	}
 	cmp.rest("")
-	cmp.fresh.sorted = true
 	s.index.mu.Lock()
-	s.index.dirs[name] = cmp.fresh
+	if cmp.moved {
+		s.index.dirs[name] = cmp.fresh.clone()
+	}
 	for n, h := range cmp.xattrs {
 		s.index.setXattrs(n, h)
 	}
@@ -259,6 +262,7 @@ type comparison struct {
 	xattrs  map[string]uint64
 	latest  int64
 	trust   trust
+	moved   bool // fresh differs from old
 }
 
 // rest reports the records that stand before name, all of them for "", as
@@ -270,6 +274,7 @@ func (c *comparison) rest(name string) {
 		if name != "" && n >= name {
 			return
 		}
+		c.moved = true
 		full := rootfs.Join(c.dir, n)
 		if !r.seen || c.skip(full) {
 			continue
@@ -311,6 +316,9 @@ func (c *comparison) child(name, full string) error {
 		if was != nil && was.seen && was.mode&unix.S_IFMT == unix.S_IFDIR && !isDir {
 			c.gone = append(c.gone, full)
 		}
+	}
+	if was == nil || !was.sameStat(&now) || was.print != now.print || was.linked != now.linked {
+		c.moved = true
 	}
 	c.fresh.add(name, now)
 	return nil
