@@ -71,8 +71,10 @@ func QueuedEvent(req Request, at time.Time) (event.Event, error) {
 	return lifecycleEvent(TypeBuildQueued, req.BuildID+".queued."+strconv.Itoa(req.Attempt), req, at)
 }
 
-// StartedEvent says that an executor runs, for the request's attempt.
+// StartedEvent says that an executor runs, for the request's attempt. Those of a
+// build's parts are one event.
 func StartedEvent(req Request, at time.Time) (event.Event, error) {
+	req.BuildID = req.Whole()
 	return lifecycleEvent(TypeBuildStarted, req.BuildID+".started."+strconv.Itoa(req.Attempt), req, at)
 }
 

@@ -1,9 +1,6 @@
 package events
 
-import (
-	"strings"
-	"time"
-)
+import "time"
 
 // BuildInfo describes the build in the data of every event about one.
 type BuildInfo struct {
@@ -51,6 +48,14 @@ type PlatformInfo struct {
 	Arch    string `json:"arch"`
 	Variant string `json:"variant,omitempty"`
 	Digest  string `json:"digest,omitempty"`
+}
+
+// String is the platform as it is asked for: "linux/arm/v7".
+func (p PlatformInfo) String() string {
+	if p.Variant == "" {
+		return p.OS + "/" + p.Arch
+	}
+	return p.OS + "/" + p.Arch + "/" + p.Variant
 }
 
 // CacheUse says how much of a build the cache spared.
@@ -133,14 +138,22 @@ func imageInfo(req Request) *ImageInfo {
 	if req.Image == "" {
 		return nil
 	}
-	return &ImageInfo{Repository: req.Image, Tags: req.Tags}
+	image := &ImageInfo{Repository: req.Image, Tags: req.Tags}
+	for _, p := range req.Platforms {
+		if info, ok := NewPlatformInfo(p, ""); ok {
+			image.Platforms = append(image.Platforms, info)
+		}
+	}
+	return image
 }
 
 func platforms(res Result) []PlatformInfo {
-	os, rest, ok := strings.Cut(res.Platform, "/")
+	if len(res.Platforms) > 0 {
+		return res.Platforms
+	}
+	one, ok := NewPlatformInfo(res.Platform, res.Digest)
 	if !ok {
 		return nil
 	}
-	arch, variant, _ := strings.Cut(rest, "/")
-	return []PlatformInfo{{OS: os, Arch: arch, Variant: variant, Digest: res.Digest}}
+	return []PlatformInfo{one}
 }

@@ -38,10 +38,11 @@ type Progress struct {
 	Error   string    `json:"error,omitempty"`   // why it failed
 	Pos     string    `json:"pos,omitempty"`     // "Dockerfile:7"
 
-	Cache  string          `json:"cache,omitempty"`  // of a step that is over: one of the Cache constants
-	Reason string          `json:"reason,omitempty"` // why Cache is not CacheHit
-	Inputs *ProgressInputs `json:"inputs,omitempty"` // of a step whose cache key is known
-	Layer  *ProgressBlob   `json:"layer,omitempty"`  // of ProgressLayer
+	Platform string          `json:"platform,omitempty"` // which it is about, in a build for several
+	Cache    string          `json:"cache,omitempty"`    // of a step that is over: one of the Cache constants
+	Reason   string          `json:"reason,omitempty"`   // why Cache is not CacheHit
+	Inputs   *ProgressInputs `json:"inputs,omitempty"`   // of a step whose cache key is known
+	Layer    *ProgressBlob   `json:"layer,omitempty"`    // of ProgressLayer
 }
 
 // What a cache did for a step.

@@ -63,7 +63,9 @@ type Request struct {
 	Image          string            // repository to push to, without a tag; "" pushes nothing
 	Tags           []string          // tags to move when the build succeeded
 
-	Platform       string        // "os/arch[/variant]" to build for; "" is the executor's own
+	Platform       string        // "os/arch[/variant]" to build for; "" is the executor's own, or Platforms
+	Platforms      []string      // several to build for, in ascending order, each as a part of its own; see Parts
+	PartOf         string        // the build that this is one platform of; "" for a whole build
 	Resources      Resources     // what the build needs
 	Priority       string        // one of the Priority constants; "" is PriorityPush
 	PendingTimeout time.Duration // how long it may wait for an executor to start; 0 is the launcher's default
@@ -97,6 +99,8 @@ type requestJSON struct {
 	Tags           []string          `json:"tags,omitempty"`
 	TimeoutSeconds float64           `json:"timeoutSeconds,omitempty"`
 	Platform       string            `json:"platform,omitempty"`
+	Platforms      []string          `json:"platforms,omitempty"`
+	PartOf         string            `json:"partOf,omitempty"`
 	Resources      Resources         `json:"resources,omitzero"`
 	Priority       string            `json:"priority,omitempty"`
 	PendingSeconds float64           `json:"pendingTimeoutSeconds,omitempty"`
@@ -117,7 +121,7 @@ func (r Request) MarshalJSON() ([]byte, error) {
 		Sequence: r.Sequence, Group: r.Group, Change: r.Change,
 		Context: r.Context, ContextSubPath: r.ContextSubPath, Dockerfile: r.Dockerfile,
 		Target: r.Target, Args: r.Args, Labels: r.Labels, Image: r.Image, Tags: r.Tags,
-		Platform: r.Platform, Resources: r.Resources, Priority: r.Priority, PendingSeconds: r.PendingTimeout.Seconds(), Report: r.Report,
+		Platform: r.Platform, Platforms: r.Platforms, PartOf: r.PartOf, Resources: r.Resources, Priority: r.Priority, PendingSeconds: r.PendingTimeout.Seconds(), Report: r.Report,
 		TimeoutSeconds: r.Timeout.Seconds(), Supersede: r.Supersede,
 		RequestedAt: r.RequestedAt, Attempt: r.Attempt, Nonce: r.Nonce, Cause: r.Cause, TraceParent: r.TraceParent,
 	})
@@ -142,7 +146,7 @@ func (r *Request) UnmarshalJSON(data []byte) error {
 		Sequence: j.Sequence, Group: j.Group, Change: j.Change,
 		Context: j.Context, ContextSubPath: j.ContextSubPath, Dockerfile: j.Dockerfile,
 		Target: j.Target, Args: j.Args, Labels: j.Labels, Image: j.Image, Tags: j.Tags,
-		Platform: j.Platform, Resources: j.Resources, Priority: j.Priority,
+		Platform: j.Platform, Platforms: j.Platforms, PartOf: j.PartOf, Resources: j.Resources, Priority: j.Priority,
 		PendingTimeout: time.Duration(j.PendingSeconds * float64(time.Second)), Report: j.Report,
 		Timeout: time.Duration(j.TimeoutSeconds * float64(time.Second)), Supersede: j.Supersede,
 		RequestedAt: j.RequestedAt, Attempt: j.Attempt, Nonce: j.Nonce, Cause: j.Cause, TraceParent: j.TraceParent,
@@ -173,6 +177,9 @@ func (r Request) Validate() error {
 	}
 	if r.Context == "" {
 		return errors.New("request has no context")
+	}
+	if err := r.validPlatforms(); err != nil {
+		return err
 	}
 	if r.Timeout < 0 || r.PendingTimeout < 0 {
 		return fmt.Errorf("timeout %s or pending timeout %s is negative", r.Timeout, r.PendingTimeout)

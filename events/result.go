@@ -50,11 +50,12 @@ type Result struct {
 	Repository string   `json:"repository,omitempty"` // where it was pushed, without a tag
 	Tags       []string `json:"tags,omitempty"`       // tags the request asks for
 
-	Layers    []LayerInfo `json:"layers,omitempty"`    // from the base up
-	Bases     []BaseInfo  `json:"bases,omitempty"`     // base images as they were resolved
-	Platform  string      `json:"platform,omitempty"`  // "linux/amd64", "linux/arm/v7"
-	Isolation string      `json:"isolation,omitempty"` // how RUN was kept apart: "overlay", "inplace"
-	Cache     CacheInfo   `json:"cache,omitzero"`
+	Layers    []LayerInfo    `json:"layers,omitempty"`    // from the base up
+	Bases     []BaseInfo     `json:"bases,omitempty"`     // base images as they were resolved
+	Platform  string         `json:"platform,omitempty"`  // "linux/amd64", "linux/arm/v7"
+	Platforms []PlatformInfo `json:"platforms,omitempty"` // of an index, with the digests of their manifests
+	Isolation string         `json:"isolation,omitempty"` // how RUN was kept apart: "overlay", "inplace"
+	Cache     CacheInfo      `json:"cache,omitzero"`
 
 	StartedAt  time.Time        `json:"startedAt,omitzero"`
 	FinishedAt time.Time        `json:"finishedAt,omitzero"`
@@ -99,7 +100,7 @@ func (r Result) Clean() Result {
 	if r.Outcome == OutcomeSuccess {
 		r.Class = ClassNone
 	} else {
-		r.Digest, r.MediaType, r.Size = "", "", 0
+		r.Digest, r.MediaType, r.Size, r.Platforms = "", "", 0, nil
 	}
 	return r
 }

@@ -28,7 +28,7 @@ type Order struct {
 // one Job however often it is sent.
 func RunEvent(o Order) (event.Event, error) {
 	req := o.Request
-	if err := req.Validate(); err != nil {
+	if err := req.Runnable(); err != nil {
 		return event.Event{}, fmt.Errorf("make %s event of build %s: %w", TypeBuildRun, req.BuildID, err)
 	}
 	e := buildEvent(TypeBuildRun, req.BuildID+".run."+strconv.Itoa(req.Attempt), req, req.RequestedAt)
@@ -60,7 +60,7 @@ func ParseOrder(data []byte) (Order, error) {
 	if err := json.Unmarshal(data, &o.Request); err != nil {
 		return Order{}, fmt.Errorf("read request: %w", err)
 	}
-	if err := o.Request.Validate(); err != nil {
+	if err := o.Request.Runnable(); err != nil {
 		return Order{}, fmt.Errorf("read request: %w", err)
 	}
 	return o, nil

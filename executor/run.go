@@ -194,7 +194,7 @@ func (s *session) carryOut(ctx context.Context, src *source.Context, p *plan.Pla
 	}
 	s.cleanup = ws.cleanup
 	opt.Workspace, opt.Context, opt.Ignore, opt.Contexts, opt.Image = ws, files, ignore, named.files, imgs.byDigest
-	outlines := workspace.NewOutlines(opt.Spool, kept.Index, s.p.now)
+	outlines := workspace.NewOutlines(opt.Spool, kept, s.p.now)
 	opt.Outlines = outlines
 	if push != nil {
 		opt.Upload, opt.Offer, opt.Share = s.uploader(push), push.Offer, imgs.share(ctx, push, opt.Spool)

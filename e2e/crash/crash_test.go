@@ -36,6 +36,8 @@ type lab struct {
 	dir      string
 	registry string
 	context  string
+
+	platforms []string // of the trigger; none is the executor's own
 }
 
 func newLab(t *testing.T, dockerfile string) *lab {
@@ -77,7 +79,8 @@ func (l *lab) start(point string) *server {
 		l.t.Fatal(err)
 	}
 	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), dirVariable+"="+l.dir, registryVariable+"="+l.registry, contextVariable+"="+l.context, pointVariable+"="+point)
+	cmd.Env = append(os.Environ(), dirVariable+"="+l.dir, registryVariable+"="+l.registry, contextVariable+"="+l.context,
+		platformVariable+"="+strings.Join(l.platforms, ", "), pointVariable+"="+point)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -202,30 +205,14 @@ func (l *lab) outcome(buildID string) record.Claim {
 func (l *lab) check(what string, builds ...string) {
 	l.t.Helper()
 	all, err := filepath.Glob(l.path("builds/*/request.json"))
-	if err != nil || len(all) != len(builds) {
+	want := len(builds)
+	if len(l.platforms) > 1 {
+		want *= 1 + len(l.platforms)
+	}
+	if err != nil || len(all) != want {
 		l.t.Errorf("%s: builds %v, want %v", what, all, builds)
 	}
-	b, err := bus.Open(filepath.Join(l.dir, "bus"), bus.Options{})
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	defer b.Close()
-	told := map[string]int{}
-	for after := uint64(0); ; {
-		stored, err := b.Read(l.t.Context(), after, 100)
-		if err != nil {
-			l.t.Fatal(err)
-		}
-		if len(stored) == 0 {
-			break
-		}
-		for _, s := range stored {
-			after = s.Seq
-			if s.Event.Type() == events.TypeBuildFinished {
-				told[s.Event.ID()]++
-			}
-		}
-	}
+	told := l.told(l.t)
 	for _, b := range builds {
 		if told[events.FinishedID(b)] != 1 || len(told) != len(builds) {
 			l.t.Errorf("%s: told %v", what, told)
@@ -240,4 +227,31 @@ func (l *lab) check(what string, builds ...string) {
 	if err != nil || got != last.Digest {
 		l.t.Errorf("%s: the tag is %s, %v, and not %s", what, got, err, last.Digest)
 	}
+}
+
+// told is how often the end of each build was told.
+func (l *lab) told(t *testing.T) map[string]int {
+	t.Helper()
+	b, err := bus.Open(filepath.Join(l.dir, "bus"), bus.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	told := map[string]int{}
+	for after := uint64(0); ; {
+		stored, err := b.Read(t.Context(), after, 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(stored) == 0 {
+			break
+		}
+		for _, s := range stored {
+			after = s.Seq
+			if s.Event.Type() == events.TypeBuildFinished {
+				told[s.Event.ID()]++
+			}
+		}
+	}
+	return told
 }

@@ -35,7 +35,8 @@ const (
 	dirVariable      = "KILN_CRASH_DIR"
 	registryVariable = "KILN_CRASH_REGISTRY"
 	contextVariable  = "KILN_CRASH_CONTEXT"
-	pointVariable    = "KILN_CRASH_AT" // "after create builds/*/request.json"
+	pointVariable    = "KILN_CRASH_AT"        // "after create builds/*/request.json"
+	platformVariable = "KILN_CRASH_PLATFORMS" // of the trigger, "linux/amd64, linux/arm64"
 )
 
 func TestMain(m *testing.M) {
@@ -133,7 +134,7 @@ func (l launcher) Cancel(ctx context.Context, id string) error {
 
 const (
 	secret   = "0123456789abcdef"
-	kilnYAML = "name: app\non: {git: {repo: github.com/acme/shop}}\npush: {image: %s/app, tags: ['{{ .Ref.Slug }}']}\n"
+	kilnYAML = "name: app\non: {git: {repo: github.com/acme/shop}}\npush: {image: %s/app, tags: ['{{ .Ref.Slug }}']}\nbuild: {platforms: [%s]}\n"
 )
 
 // serve runs a dispatcher with everything real, and prints its address, until
@@ -157,8 +158,21 @@ func serve(dir string, f *fault) (err error) {
 		return err
 	}
 	client := registry.Client{}
+	var executors *launch.Launcher
 	finisher, err := finish.New(finish.Config{
 		Ledger: l, Publish: publish, Now: time.Now, CheckDigest: client.CheckDigest,
+		PushIndex: func(ctx context.Context, repository string, platforms []events.PlatformInfo) (digest, mediaType string, err error) {
+			f.step("before index")
+			digest, mediaType, err = client.PushIndex(ctx, repository, platforms)
+			f.step("after index")
+			return digest, mediaType, err
+		},
+		Stop: func(ctx context.Context, id string) error {
+			f.step("before stop")
+			err := executors.Cancel(ctx, id)
+			f.step("after stop")
+			return err
+		},
 		MoveTags: func(ctx context.Context, repository, digest string, tags []string) error {
 			f.step("before tags")
 			err := client.MoveTags(ctx, repository, digest, tags)
@@ -173,7 +187,7 @@ func serve(dir string, f *fault) (err error) {
 	if err != nil {
 		return err
 	}
-	executors, err := launch.Open(launch.Config{
+	executors, err = launch.Open(launch.Config{
 		Dir: filepath.Join(dir, "builds"), Executor: []string{exe, "executor"}, Env: []string{"PATH=" + os.Getenv("PATH")}, Finish: finisher.Finish, Now: time.Now,
 		Started: func(ctx context.Context, req events.Request, at time.Time) error {
 			e, err := events.StartedEvent(req, at)
@@ -186,7 +200,7 @@ func serve(dir string, f *fault) (err error) {
 	if err != nil {
 		return err
 	}
-	set, err := trigger.Parse("kiln.yaml", fmt.Appendf(nil, kilnYAML, os.Getenv(registryVariable)))
+	set, err := trigger.Parse("kiln.yaml", fmt.Appendf(nil, kilnYAML, os.Getenv(registryVariable), os.Getenv(platformVariable)))
 	if err != nil {
 		return err
 	}

@@ -194,6 +194,7 @@ type event struct {
 			Repository string
 			Digest     string
 			TagsMoved  []string
+			Platforms  []struct{ OS, Arch, Digest string }
 		}
 	}
 }

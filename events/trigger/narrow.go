@@ -2,6 +2,7 @@ package trigger
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -143,12 +144,18 @@ func (r rule) limit(req *events.Request) error {
 		}
 		*l.have = *l.want
 	}
-	if len(r.platforms) > 0 && r.platforms[0] != req.Platform {
-		have := req.Platform
-		if have == "" {
-			have = "the executor's own"
-		}
-		return widens(r.platformsLine, "platform", r.platforms[0], have)
+	if len(r.platforms) == 0 {
+		return nil
 	}
+	have := req.Platforms
+	if req.Platform != "" {
+		have = []string{req.Platform}
+	}
+	for _, p := range r.platforms {
+		if !slices.Contains(have, p) {
+			return widens(r.platformsLine, "platform", p, cmp.Or(strings.Join(have, ", "), "the executor's own"))
+		}
+	}
+	setPlatforms(req, r.platforms)
 	return nil
 }

@@ -195,7 +195,7 @@ func TestSchedule(t *testing.T) {
 		"name: a\non: [{git: {repo: h/r, paths: ['../x']}}]":                                        "not a pattern of paths",
 		"name: a\non: {git: {repo: h/r}}\nrun: {resources: {memory: 0}}":                            "not a size",
 		"name: a\non: {git: {repo: h/r}}\nrun: {resources: {cpu: -1}}":                              "not a number of CPUs",
-		"name: a\non: {git: {repo: h/r}}\nbuild: {platforms: [linux/amd64, linux/arm64]}":           "a build is for one",
+		"name: a\non: {git: {repo: h/r}}\nbuild: {platforms: [linux/arm64, linux/arm64]}":           "linux/arm64 twice",
 		"name: a\non: [{git: {repo: h/r}}, {base: {images: ['UPPER']}}]":                            "not the name of an image",
 		"name: a\non: {git: {repo: h/r}}\nreport: {notify: ['a b']}":                                "not the name of a notification",
 	} {

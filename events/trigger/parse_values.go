@@ -53,25 +53,27 @@ func (p *parser) patterns(n *yaml.Node, field string) map[string]string {
 	return m
 }
 
-// platforms reads the one platform that a build may have.
+// maxPlatforms is how many platforms a build may have.
+const maxPlatforms = 16
+
+// platforms reads the platforms of a build, and returns them in ascending order.
 func (p *parser) platforms(n *yaml.Node, field string) []string {
 	list := p.texts(n, field)
 	for _, s := range list {
-		if !isPlatform(s) {
+		if !events.IsPlatform(s) {
 			p.fail(n, "%s: %q is not a platform such as linux/arm64 or linux/arm/v7", field, s)
 		}
 	}
-	if len(list) > 1 {
-		p.fail(n, "%s has %d platforms, and a build is for one: write a trigger for each, with tags of its own", field, len(list))
+	if len(list) > maxPlatforms {
+		p.fail(n, "%s has %d platforms, more than %d", field, len(list), maxPlatforms)
+	}
+	list = slices.Sorted(slices.Values(list))
+	for i := 1; i < len(list); i++ {
+		if list[i] == list[i-1] {
+			p.fail(n, "%s has %s twice", field, list[i])
+		}
 	}
 	return list
-}
-
-func isPlatform(s string) bool {
-	parts := strings.Split(s, "/")
-	return (len(parts) == 2 || len(parts) == 3) && !slices.ContainsFunc(parts, func(part string) bool {
-		return part == "" || strings.Trim(part, lowerDigits+"_.") != ""
-	})
 }
 
 // resources reads what a build needs.

@@ -106,7 +106,7 @@ func TestSchemaAgreesWithParser(t *testing.T) {
 		"bad memory":         head + "run: {resources: {memory: lots}}",
 		"bad cpu":            head + "run: {resources: {cpu: two}}",
 		"bad platform":       head + "build: {platforms: [amd64]}",
-		"two platforms":      head + "build: {platforms: [linux/amd64, linux/arm64]}",
+		"platform twice":     head + "build: {platforms: [linux/arm64, linux/arm64]}",
 		"bad heal":           "name: a\non: {git: {repo: h/r, heal: maybe}}",
 		"bad rate":           "name: a\non: [{git: {repo: h/r}}, {base: {rate: fast}}]",
 		"unknown source":     "name: a\non: {svn: {}}",

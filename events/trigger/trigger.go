@@ -88,7 +88,7 @@ type Build struct {
 	Target     string
 	Args       map[string]string
 	Labels     map[string]string
-	Platforms  []string `json:",omitempty"` // "os/arch[/variant]"; empty is the executor's own
+	Platforms  []string `json:",omitempty"` // "os/arch[/variant]", ascending; several become one index, none is the executor's own
 }
 
 // Push says where an image goes. Image and Tags are templates.
@@ -229,9 +229,7 @@ func (t Trigger) match(c events.Change) Match {
 		Resources: t.Run.Resources, Priority: t.Run.Priority, PendingTimeout: t.Run.PendingTimeout,
 		Report: events.Report{Status: t.Report.Status && c.Kind == events.KindGit, Notify: t.Report.Notify},
 	}
-	if len(t.Build.Platforms) > 0 {
-		req.Platform = t.Build.Platforms[0]
-	}
+	setPlatforms(&req, t.Build.Platforms)
 	if req.Supersede == "" {
 		req.Supersede = defaultSupersede(c)
 	}
@@ -243,6 +241,19 @@ func (t Trigger) match(c events.Change) Match {
 		m.Err = t.render(&m.Request)
 	}
 	return m
+}
+
+// setPlatforms makes a request one for some platforms, in ascending order; none is
+// the executor's own.
+func setPlatforms(req *events.Request, platforms []string) {
+	req.Platform, req.Platforms = "", nil
+	switch len(platforms) {
+	case 0:
+	case 1:
+		req.Platform = platforms[0]
+	default:
+		req.Platforms = platforms
+	}
 }
 
 // group is the name under which builds supersede each other.

@@ -38,7 +38,7 @@ func (d *Dispatcher) cancel(ctx context.Context, buildID string, class events.Cl
 // stop stops the executor of a build whose outcome was claimed, and finishes
 // the build.
 func (d *Dispatcher) stop(ctx context.Context, buildID string, claimed events.Result) error {
-	if err := d.cfg.Launcher.Cancel(ctx, buildID); err != nil {
+	if err := d.halt(ctx, buildID); err != nil {
 		return fmt.Errorf("stop executor: %w", err)
 	}
 	_, err := d.cfg.Finisher.Finish(ctx, buildID, claimed)
@@ -79,7 +79,7 @@ func (d *Dispatcher) supersede(ctx context.Context, req events.Request) error {
 // supersedeBy does with an older build what the policy of a newer one says.
 func (d *Dispatcher) supersedeBy(ctx context.Context, newest events.Request, old record.Open) error {
 	if newest.Supersede == events.SupersedeCancelPending {
-		if state, err := d.state(ctx, old.Request.BuildID); err != nil || state != StatePending {
+		if state, err := d.stateOf(ctx, old.Request); err != nil || state != StatePending {
 			return err
 		}
 	}

@@ -81,6 +81,9 @@ type Ledger interface {
 type Finisher interface {
 	Claim(ctx context.Context, buildID string, res events.Result) (claimed events.Result, won bool, err error)
 	Finish(ctx context.Context, buildID string, res events.Result) (events.Result, error)
+	// Advance ends a build for several platforms if what became of them decides
+	// it, and reports whether it has ended.
+	Advance(ctx context.Context, buildID string) (ended bool, err error)
 }
 
 // Reuser is what a Finisher may be besides: it ends a build with the image of an

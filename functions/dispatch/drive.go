@@ -229,7 +229,12 @@ func (d *Dispatcher) drive(ctx context.Context, open record.Open) error {
 			return d.supersede(ctx, req)
 		}
 	}
-	if err := d.launch(ctx, req); err != nil {
+	if len(req.Platforms) > 0 {
+		err = d.launchParts(ctx, req)
+	} else {
+		err = d.launch(ctx, req)
+	}
+	if err != nil {
 		return err
 	}
 	return d.supersede(ctx, req)

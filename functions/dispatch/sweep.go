@@ -58,7 +58,7 @@ func (d *Dispatcher) sweep(ctx context.Context, open record.Open) (goesOn bool, 
 	}
 	res, err := d.result(ctx, id)
 	switch {
-	case err == nil && res.Outcome == events.OutcomeCancelled:
+	case err == nil && (res.Outcome == events.OutcomeCancelled || len(open.Request.Platforms) > 0):
 		return false, d.stop(ctx, id, res)
 	case err == nil:
 		_, err := d.cfg.Finisher.Finish(ctx, id, res)
@@ -74,6 +74,9 @@ func (d *Dispatcher) sweep(ctx context.Context, open record.Open) (goesOn bool, 
 	}
 	if err := d.announce(ctx, stored); err != nil {
 		return false, err
+	}
+	if len(open.Request.Platforms) > 0 {
+		return d.sweepParts(ctx, open)
 	}
 	return d.relaunch(ctx, open)
 }
@@ -114,7 +117,7 @@ func (d *Dispatcher) relaunch(ctx context.Context, open record.Open) (goesOn boo
 			return false, err
 		}
 		if state == StatePending {
-			return d.overdue(ctx, req)
+			return d.overdue(ctx, req, req)
 		}
 		if state != StateNone {
 			return true, nil
@@ -131,11 +134,16 @@ func (d *Dispatcher) relaunch(ctx context.Context, open record.Open) (goesOn boo
 	if err != nil {
 		return false, fmt.Errorf("launch: %w", err)
 	}
+	return true, d.launchedAgain(ctx, open, req)
+}
+
+// launchedAgain notes and tells that a build was launched once more.
+func (d *Dispatcher) launchedAgain(ctx context.Context, open record.Open, req events.Request) error {
 	d.cfg.Log.Warn("build launched again", "build", req.BuildID, "attempt", req.Attempt)
 	if err := d.countAttempt(ctx, open, req); err != nil {
-		return true, err
+		return err
 	}
-	return true, d.queued(ctx, req)
+	return d.queued(ctx, req)
 }
 
 // Waiter is what a Prober may be besides: it says since when a build waits for
@@ -144,9 +152,9 @@ type Waiter interface {
 	Waiting(ctx context.Context, buildID string) (since time.Time, reason string, err error)
 }
 
-// overdue ends a build whose executor has not started in time, and reports
-// whether the build goes on.
-func (d *Dispatcher) overdue(ctx context.Context, req events.Request) (goesOn bool, err error) {
+// overdue ends a build if an executor has not started in time, its own or that of
+// a part, and reports whether the build goes on.
+func (d *Dispatcher) overdue(ctx context.Context, req, waits events.Request) (goesOn bool, err error) {
 	limit := req.PendingTimeout
 	if limit == 0 {
 		limit = d.cfg.PendingTimeout
@@ -156,7 +164,7 @@ func (d *Dispatcher) overdue(ctx context.Context, req events.Request) (goesOn bo
 	}
 	since, reason := req.RequestedAt, ""
 	if w, ok := d.cfg.Launcher.(Waiter); ok {
-		if since, reason, err = w.Waiting(ctx, req.BuildID); err != nil {
+		if since, reason, err = w.Waiting(ctx, waits.BuildID); err != nil {
 			return true, err
 		}
 	}
@@ -164,6 +172,9 @@ func (d *Dispatcher) overdue(ctx context.Context, req events.Request) (goesOn bo
 		return true, nil
 	}
 	message := fmt.Sprintf("no executor started within %s", limit)
+	if waits.PartOf != "" {
+		message = waits.Platform + ": " + message
+	}
 	if reason != "" {
 		message += ": " + reason
 	}

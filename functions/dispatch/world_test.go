@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -44,6 +45,7 @@ type world struct {
 	published map[string]event.Event // by id, as the bus keeps them
 	digests   map[string]bool
 	tags      map[string]string
+	indexes   map[string]int    // how often each index was pushed
 	remote    map[string]string // ref to id; nil: nobody can ask
 	now       time.Time
 }
@@ -51,7 +53,7 @@ type world struct {
 func newWorld(l Ledger) *world {
 	return &world{
 		Ledger: l, running: map[string]events.Request{}, pending: map[string]bool{}, published: map[string]event.Event{},
-		digests: map[string]bool{}, tags: map[string]string{}, now: at(1000),
+		digests: map[string]bool{}, tags: map[string]string{}, indexes: map[string]int{}, now: at(1000),
 	}
 }
 
@@ -162,6 +164,21 @@ func (w *world) sleep(d time.Duration) {
 	w.now = w.now.Add(d)
 }
 
+// pushIndex is a registry's: what is there is not pushed again.
+func (w *world) pushIndex(_ context.Context, _ string, platforms []events.PlatformInfo) (digest, mediaType string, err error) {
+	digest = fmt.Sprintf("sha256:%x", sha256.Sum256(fmt.Append(nil, platforms)))
+	err = w.step("push index", func() error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if !w.digests[digest] {
+			w.digests[digest] = true
+			w.indexes[digest]++
+		}
+		return nil
+	})
+	return digest, "application/vnd.oci.image.index.v1+json", err
+}
+
 func (w *world) finisher(t testing.TB) *finish.Finisher {
 	t.Helper()
 	f, err := finish.New(finish.Config{
@@ -174,6 +191,7 @@ func (w *world) finisher(t testing.TB) *finish.Finisher {
 			}
 			return nil
 		},
+		PushIndex: w.pushIndex, Stop: w.Cancel,
 		MoveTags: func(_ context.Context, _, digest string, tags []string) error {
 			w.mu.Lock()
 			defer w.mu.Unlock()

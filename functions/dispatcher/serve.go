@@ -93,8 +93,9 @@ func (s *service) openLedger(ctx context.Context) (err error) {
 func (s *service) openBuilds(ctx context.Context) error {
 	client := registry.Client{Plain: s.cfg.insecureRegistries}
 	finisher, err := finish.New(finish.Config{
-		Ledger: s.ledger, Publish: s.publish, CheckDigest: client.CheckDigest, MoveTags: client.MoveTags,
-		Now: s.cfg.now, Log: s.cfg.log,
+		Ledger: s.ledger, Publish: s.publish, CheckDigest: client.CheckDigest, MoveTags: client.MoveTags, PushIndex: client.PushIndex,
+		Stop: func(ctx context.Context, id string) error { return s.launcher.Cancel(ctx, id) },
+		Now:  s.cfg.now, Log: s.cfg.log,
 	})
 	if err != nil {
 		return err

@@ -47,6 +47,14 @@ type Config struct {
 	// cannot be overwritten), and the build is finished without; any other is
 	// tried again later. Required to finish builds that ask for tags.
 	MoveTags func(ctx context.Context, repository, digest string, tags []string) error
+	// PushIndex makes an image index of manifests that a repository has, one for
+	// each platform, and pushes it by digest unless it is there. An error that
+	// matches fs.ErrNotExist or fs.ErrInvalid says that it never can; any other is
+	// tried again later. Required to finish builds for several platforms that push.
+	PushIndex func(ctx context.Context, repository string, platforms []events.PlatformInfo) (digest, mediaType string, err error)
+	// Stop stops the executor of a part of a build that has its outcome, as the
+	// launcher's Cancel does; nil lets it run to its end.
+	Stop func(ctx context.Context, buildID string) error
 	// DigestGrace is how long after a build finished its digest may be missing
 	// from the registry without that being its outcome. 0 is not at all.
 	DigestGrace time.Duration
@@ -59,6 +67,7 @@ type Config struct {
 type Finisher struct {
 	cfg   Config
 	moves [64]sync.Mutex // keep moves of one tag within this process apart
+	joins [64]sync.Mutex // likewise, what the platforms of one build come to
 }
 
 // New returns a Finisher.
@@ -77,7 +86,8 @@ func New(cfg Config) (*Finisher, error) {
 // again, with whatever result, goes on where an earlier call stopped and
 // changes nothing once all is done. The error wraps fs.ErrNotExist if no such
 // build was requested; otherwise it says what could not be done now and is
-// worth another try.
+// worth another try. What became of one platform of a build for several is
+// claimed, and ends the whole if it decides that; see Advance.
 func (f *Finisher) Finish(ctx context.Context, buildID string, res events.Result) (events.Result, error) {
 	final, err := f.finish(ctx, buildID, res)
 	if err != nil {
@@ -90,6 +100,9 @@ func (f *Finisher) finish(ctx context.Context, buildID string, res events.Result
 	req, err := f.request(ctx, buildID)
 	if err != nil {
 		return events.Result{}, err
+	}
+	if req.PartOf != "" {
+		return f.finishPart(ctx, req, res)
 	}
 	claimed, first, err := f.claim(ctx, req, res)
 	if err != nil {

@@ -4,6 +4,8 @@
 //	builds/<id>/request.json   the request; created once
 //	builds/<id>/result.json    the claimed outcome; created once, verified once
 //	builds/<id>/emitted.json   that the terminal event was published
+//	builds/<part>/request.json the request of one platform of a build, with the id of events.PartID
+//	builds/<part>/result.json  what became of it
 //	open/<group>/<id>.json     a build that is not finished; deleted after emitted.json
 //	index/<reverse ms>-<id>    all builds, newest first
 //	refs/<tenant>/<hash>.json  where a ref stands, for one trigger
@@ -180,9 +182,9 @@ func GroupPrefix(tenant, group string) string {
 	return OpenPrefix + hash("group", tenant, group) + "/"
 }
 
-// OpenKey is the key of an open build.
+// OpenKey is the key of an open build; a part's is that of the whole.
 func OpenKey(req events.Request) string {
-	return GroupPrefix(req.Tenant, req.Group) + req.BuildID + ".json"
+	return GroupPrefix(req.Tenant, req.Group) + req.Whole() + ".json"
 }
 
 // OpenBuildID is the build id in a key that begins with OpenPrefix.
@@ -236,7 +238,7 @@ type Same struct {
 // SameKey is the key of what was built of the same commit in the same way.
 func SameKey(req events.Request) string {
 	parts := []string{
-		"same", req.Tenant, req.Trigger, req.Change.Location, req.Change.Revision(), req.ContextSubPath, req.Dockerfile, req.Target, req.Image, req.Platform,
+		"same", req.Tenant, req.Trigger, req.Change.Location, req.Change.Revision(), req.ContextSubPath, req.Dockerfile, req.Target, req.Image, req.Platform, strings.Join(req.Platforms, ","),
 	}
 	for _, m := range []map[string]string{req.Args, req.Labels} {
 		parts = append(parts, fmt.Sprint(len(m)))

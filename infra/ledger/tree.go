@@ -84,15 +84,15 @@ func (t tree) remove(key string) error {
 	if info, err := t.root.Lstat(key); err == nil && info.IsDir() {
 		return nil
 	}
-	if err := t.root.Remove(key); err != nil && !errors.Is(notThere(err), fs.ErrNotExist) {
-		return err
+	err := t.root.Remove(key)
+	if errors.Is(notThere(err), fs.ErrNotExist) {
+		err = nil
 	}
-	for dir := path.Dir(key); dir != "."; dir = path.Dir(dir) {
-		if t.root.Remove(dir) != nil {
-			break // not empty
-		}
+	dir := path.Dir(key)
+	for err == nil && dir != "." && t.root.Remove(dir) == nil { // until one is not empty
+		dir = path.Dir(dir)
 	}
-	return nil
+	return err
 }
 
 // writeTmp writes data to a new file in tmpDir and returns its name.

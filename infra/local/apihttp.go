@@ -140,8 +140,17 @@ func (s *Stack) streamLog(ctx context.Context, id string, offset int64, follow b
 		case err != nil:
 			return false, err
 		}
-		_, live := s.launcher.Status(id)
-		return !live, nil
+		if _, live := s.launcher.Status(id); live {
+			return false, nil
+		}
+		b, err := s.build(ctx, id)
+		if err == nil && follow && len(b.Request.Platforms) > 0 && !b.Finished() {
+			// One part has ended before the next was handed over.
+			if err = sleep(ctx, 200*time.Millisecond); err == nil {
+				continue
+			}
+		}
+		return true, err
 	}
 }
 

@@ -195,8 +195,9 @@ func (s *Stack) openEvents(context.Context) (err error) {
 // openBuilds joins finisher, launcher and dispatcher.
 func (s *Stack) openBuilds(ctx context.Context) (err error) {
 	s.finisher, err = finish.New(finish.Config{
-		Ledger: s.ledger, Publish: s.publish, CheckDigest: s.checkDigest, MoveTags: s.moveTags,
-		Now: s.cfg.Now, Log: s.cfg.Log,
+		Ledger: s.ledger, Publish: s.publish, CheckDigest: s.checkDigest, MoveTags: s.moveTags, PushIndex: s.pushIndex,
+		Stop: func(ctx context.Context, id string) error { return s.launcher.Cancel(ctx, id) },
+		Now:  s.cfg.Now, Log: s.cfg.Log,
 	})
 	if err != nil {
 		return err

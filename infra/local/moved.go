@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/functions/dispatch"
 	"github.com/kilnhook/kiln/functions/record"
 	"github.com/kilnhook/kiln/infra/local/durable"
@@ -56,6 +57,10 @@ func (s *Stack) checkDigest(ctx context.Context, repository, digest string) erro
 
 func (s *Stack) moveTags(ctx context.Context, repository, digest string, tags []string) error {
 	return s.client.MoveTags(ctx, s.here(repository), digest, tags)
+}
+
+func (s *Stack) pushIndex(ctx context.Context, repository string, platforms []events.PlatformInfo) (digest, mediaType string, err error) {
+	return s.client.PushIndex(ctx, s.here(repository), platforms)
 }
 
 // sweepMoved builds again, for the present address, what was to go to an older

@@ -79,6 +79,9 @@ func (s *Stack) keepBuild(ctx context.Context, id string) (keep.Item, error) {
 		return item, err
 	}
 	item.Size = sizeOf(s.path("builds", id))
+	for _, part := range b.Request.Parts() {
+		item.Size += sizeOf(s.path("builds", part.BuildID))
+	}
 	var emitted record.Emitted
 	if _, err := record.Load(ctx, s.ledger, record.EmittedKey(id), &emitted); err == nil {
 		item.At = emitted.At
@@ -120,12 +123,28 @@ func (s *Stack) removeBuild(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.RemoveAll(s.path("builds", id)); err != nil {
-		return err
+	ids := []string{id}
+	for _, part := range b.Request.Parts() {
+		ids = append([]string{part.BuildID}, ids...)
+	}
+	for _, id := range ids {
+		if err := os.RemoveAll(s.path("builds", id)); err != nil {
+			return err
+		}
 	}
 	if err := s.ledger.Delete(ctx, record.IndexKey(b.Request)); err != nil {
 		return err
 	}
+	for _, id := range ids { // the whole last: its request names the parts
+		if err := s.removeRecords(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeRecords removes what the ledger has of a build.
+func (s *Stack) removeRecords(ctx context.Context, id string) error {
 	keys, err := s.ledger.List(ctx, record.BuildsPrefix+id+"/", "", 0)
 	if err != nil {
 		return err

@@ -19,6 +19,7 @@ import (
 // Names of labels and annotations.
 const (
 	LabelBuild        = "kilnhook.dev/build"   // the build's id; on Job and pod
+	LabelPartOf       = "kilnhook.dev/part-of" // the id of the whole, on what builds one platform of it
 	LabelTrigger      = "kilnhook.dev/trigger" // the trigger's name, as far as a label can hold it
 	LabelTenant       = "kilnhook.dev/tenant"  // likewise
 	AnnotationRequest = "kilnhook.dev/request" // the request, JSON; on the pod
@@ -81,9 +82,12 @@ const exitKilled = 137
 // JobName is the name of a build's Job.
 func JobName(buildID string) string { return "kiln-" + buildID }
 
-// Job makes the Job of a build. The error says that the request cannot be
-// written as JSON.
+// Job makes the Job of a build, or of one platform of it. The error says that no
+// executor can run the request.
 func (t Template) Job(req events.Request, namespace string) (*batchv1.Job, error) {
+	if err := req.Runnable(); err != nil {
+		return nil, fmt.Errorf("make Job: %w", err)
+	}
 	raw, err := json.Marshal(req)
 	if err != nil {
 		return nil, fmt.Errorf("encode request of build %s: %w", req.BuildID, err)
@@ -91,6 +95,9 @@ func (t Template) Job(req events.Request, namespace string) (*batchv1.Job, error
 	labels := map[string]string{
 		labelManaged: managedBy, "app.kubernetes.io/name": "kiln-executor", "app.kubernetes.io/part-of": "kiln",
 		LabelBuild: req.BuildID, LabelTrigger: label(req.Trigger), LabelTenant: label(req.Tenant),
+	}
+	if req.PartOf != "" {
+		labels[LabelPartOf] = req.PartOf
 	}
 	jobLabels := maps.Clone(labels)
 	if t.Queue != "" {

@@ -107,6 +107,35 @@ func TestJobCarriesRequest(t *testing.T) {
 	}
 }
 
+// A build for several platforms is a Job for each, on nodes of that platform, and
+// none for the whole.
+func TestJobsOfPlatforms(t *testing.T) {
+	req := request()
+	req.Platform, req.Platforms = "", []string{"linux/amd64", "linux/arm/v7"}
+	if _, err := (Template{Image: "x"}).Job(req, "ns"); err == nil || !strings.Contains(err.Error(), "linux/amd64, linux/arm/v7") {
+		t.Errorf("a Job of the whole: %v", err)
+	}
+	names := map[string]bool{}
+	for i, arch := range []string{"amd64", "arm"} {
+		part := req.Parts()[i]
+		job, err := Template{Image: "x"}.Job(part, "ns")
+		if err != nil {
+			t.Fatal(err)
+		}
+		names[job.Name] = true
+		pod := job.Spec.Template
+		if pod.Spec.NodeSelector["kubernetes.io/arch"] != arch || pod.Spec.NodeSelector["kubernetes.io/os"] != "linux" {
+			t.Errorf("%s runs on %v", part.Platform, pod.Spec.NodeSelector)
+		}
+		if pod.Labels[LabelBuild] != part.BuildID || pod.Labels[LabelPartOf] != req.BuildID || job.Labels[LabelPartOf] != req.BuildID {
+			t.Errorf("labels %v", pod.Labels)
+		}
+	}
+	if len(names) != 2 {
+		t.Errorf("Jobs %v", names)
+	}
+}
+
 func TestLabel(t *testing.T) {
 	for name, want := range map[string]string{
 		"app": "app", "a/b": "a-b", "-x-": "x", "": "", "é": "", "a..": "a", strings.Repeat("a", 70): strings.Repeat("a", 63),

@@ -33,9 +33,10 @@ type Workspace interface {
 }
 
 // Outlines make the roots of stages of which only names and metadata are
-// needed: nothing runs there, and nobody copies from them.
+// needed, since nothing runs there, and images of which only some files are copied.
 type Outlines interface {
 	Begin(ctx context.Context, g workspace.Ground) (workspace.Root, error)
+	Image(ctx context.Context, img workspace.Image, paths []string) (rootfs.FS, error)
 }
 
 // Cache remembers layers. It may forget.
@@ -138,7 +139,7 @@ func Build(ctx context.Context, p *plan.Plan, opt Options) (Result, error) {
 	group, gctx := errgroup.WithContext(ctx)
 	b := &builder{
 		Options: opt, plan: p, work: group, writing: make(chan struct{}, maxWriting),
-		images: map[v1.Hash]rootfs.FS{}, copies: map[string]string{}, made: map[cache.Key]v1.Layer{},
+		images: map[v1.Hash]*view{}, copies: map[string]string{}, made: map[cache.Key]v1.Layer{},
 	}
 	bctx, stop := context.WithCancelCause(gctx)
 	b.base = sync.OnceValues(func() (v1.Image, error) { return b.resultBase(bctx) })
@@ -213,7 +214,7 @@ type builder struct {
 	base func() (v1.Image, error) // that the result stands on
 
 	mu     sync.Mutex
-	images map[v1.Hash]rootfs.FS
+	images map[v1.Hash]*view
 	copies map[string]string // paths of what was copied to be mounted
 	made   map[cache.Key]v1.Layer
 	hits   int

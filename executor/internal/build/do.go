@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/kilnhook/kiln/executor/internal/plan"
 	"github.com/kilnhook/kiln/executor/internal/progress"
@@ -64,27 +67,85 @@ func (s *stage) from(ctx context.Context, src plan.Source, meter progress.Meter)
 		return v, nil
 	}
 	s.mu.Lock()
-	v, ok := s.images[src.Digest]
-	s.mu.Unlock()
-	if ok {
-		return v, nil
+	v := s.images[src.Digest]
+	if v == nil {
+		v = &view{}
+		s.images[src.Digest] = v
 	}
-	img, err := s.Image(ctx, src.Digest)
+	s.mu.Unlock()
+	v.once.Do(func() {
+		var img v1.Image
+		if img, v.err = s.Image(ctx, src.Digest); v.err == nil {
+			paths, shown := s.readsOfImage(src.Digest)
+			v.tree, v.err = s.viewOf(ctx, img, paths, shown, meter)
+		}
+	})
+	return v.tree, v.err
+}
+
+// view is an image that steps copy from.
+type view struct {
+	once sync.Once
+	tree rootfs.FS
+	err  error
+}
+
+// viewOf returns an image to copy from, of which the paths will be read. It is
+// extracted if it is shown to a process, or is extracted for another reason.
+func (b *builder) viewOf(ctx context.Context, img v1.Image, paths []string, shown bool, meter progress.Meter) (rootfs.FS, error) {
+	digest, err := img.Digest()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("read image: %w", err)
 	}
 	layers, err := imageOf(img)
 	if err != nil {
 		return nil, err
 	}
 	layers.Meter = meter
-	if v, err = s.Workspace.Image(ctx, layers); err != nil {
-		return nil, err
+	if b.Outlines != nil && !shown && !b.extracts(digest) {
+		return b.Outlines.Image(ctx, layers, paths)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.images[src.Digest] = v
-	return v, nil
+	return b.Workspace.Image(ctx, layers)
+}
+
+// extracts tells whether an image is extracted for a stage, into a directory that
+// it can be copied from as well.
+func (b *builder) extracts(digest v1.Hash) bool {
+	if _, ok := b.Workspace.(*workspace.Overlay); !ok {
+		return false
+	}
+	for _, s := range b.stages {
+		if s.parent == nil && s.plan.Base.Digest == digest && s.use.needed() && s.onDisk(0) {
+			return true
+		}
+	}
+	return false
+}
+
+// readsOfImage lists what is read from an image that is no stage, and whether it is
+// shown to a process.
+func (b *builder) readsOfImage(digest v1.Hash) (paths []string, shown bool) {
+	for _, s := range b.stages {
+		if !s.use.needed() {
+			continue
+		}
+		for n, op := range s.operations {
+			if s.foreseenHit(n) {
+				continue
+			}
+			switch op := op.(type) {
+			case plan.Copy:
+				if op.From.Stage == nil && op.From.Digest == digest {
+					paths = append(paths, op.Reads()...)
+				}
+			case plan.Run:
+				for _, m := range op.Mounts {
+					shown = shown || m.From.Stage == nil && m.From.Digest == digest
+				}
+			}
+		}
+	}
+	return paths, shown
 }
 
 // runProcess runs the process of a RUN and tells what it prints.

@@ -337,7 +337,7 @@ func beginKind(t *testing.T, kind string, image workspace.Image, quiet workspace
 		if err != nil {
 			t.Fatal(err)
 		}
-		o := workspace.NewOutlines(dir, kept.Index, time.Now)
+		o := workspace.NewOutlines(dir, kept, time.Now)
 		done = func() { _ = o.Close() }
 		begin = o
 	case "overlay":

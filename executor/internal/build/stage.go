@@ -401,16 +401,12 @@ func (s *stage) finish(ctx context.Context) error {
 		return nil
 	}
 	if s.root == nil && len(s.pending) == 0 && s.parent == nil {
-		img := workspace.Image{}
-		if s.image != nil {
-			var err error
-			if img, err = imageOf(s.image); err != nil {
-				return err
-			}
+		if s.image == nil {
+			s.view = rootfs.NewMem()
+			return nil
 		}
-		img.Meter = s.from0().meter()
 		var err error
-		s.view, err = s.Workspace.Image(ctx, img)
+		s.view, err = s.viewOf(ctx, s.image, s.use.copied, s.use.shown, s.from0().meter())
 		return err
 	}
 	if err := s.ground(ctx, len(s.operations)); err != nil {

@@ -40,23 +40,29 @@ type ApplyOptions struct {
 // image-spec, layer.md, "Applying Changesets" says: whiteouts and opaque
 // whiteouts hide what lower layers brought and never what this one brings.
 func Apply(ctx context.Context, fsys rootfs.FS, r io.Reader, opt ApplyOptions) error {
-	if opt.Index == nil {
-		return apply(ctx, fsys, r, opt, nil)
-	}
-	index, err := newIndexWriter(opt.Index)
-	if err != nil {
-		return err
-	}
-	return errors.Join(apply(ctx, fsys, r, opt, index), index.close())
+	return applyIndexed(ctx, fsys, r, opt, new(int))
 }
 
-func apply(ctx context.Context, fsys rootfs.FS, r io.Reader, opt ApplyOptions, index *indexWriter) error {
-	a := &applier{fsys: fsys, opt: opt, printer: snapshot.NewPrinter(), index: index}
+// applyIndexed is Apply that says which entry is being put.
+func applyIndexed(ctx context.Context, fsys rootfs.FS, r io.Reader, opt ApplyOptions, at *int) error {
+	a := &applier{fsys: fsys, opt: opt, printer: snapshot.NewPrinter()}
+	if opt.Index == nil {
+		return a.apply(ctx, r, at)
+	}
+	var err error
+	if a.index, err = newIndexWriter(opt.Index); err != nil {
+		return err
+	}
+	return errors.Join(a.apply(ctx, r, at), a.index.close())
+}
+
+func (a *applier) apply(ctx context.Context, r io.Reader, at *int) error {
+	opt := a.opt
 	if !opt.First {
 		a.added = map[string]bool{}
 	}
 	tr := tar.NewReader(r)
-	for {
+	for *at = 0; ; *at++ {
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
 			break
@@ -66,6 +72,10 @@ func apply(ctx context.Context, fsys rootfs.FS, r io.Reader, opt ApplyOptions, i
 		}
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
+		}
+		if h.Typeflag == tar.TypeXGlobalHeader {
+			*at--
+			continue
 		}
 		if err := a.header(h, tr); err != nil {
 			return fmt.Errorf("apply layer: /%s: %w", rootfs.Clean(h.Name), err)
@@ -96,9 +106,6 @@ func (a *applier) lost(name string, err error) {
 func (a *applier) skip(name string) bool { return a.opt.Skip != nil && a.opt.Skip(name) }
 
 func (a *applier) header(h *tar.Header, content io.Reader) error {
-	if h.Typeflag == tar.TypeXGlobalHeader {
-		return nil
-	}
 	e, err := entryOf(h, rootfs.Clean(h.Name))
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/stream"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"github.com/kilnhook/kiln/executor/internal/decompress"
 	"github.com/kilnhook/kiln/executor/internal/progress"
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
 	"github.com/kilnhook/kiln/executor/internal/snapshot"
@@ -201,7 +202,7 @@ func (b *Blob) Uncompressed() (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	zr, err := decompress(rc)
+	zr, _, err := decompress.New(rc, decompress.Gzip, decompress.Zstd)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("read spooled layer: %w", err), rc.Close())
 	}

@@ -1,8 +1,6 @@
 package layer
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -12,9 +10,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/stream"
-	"github.com/klauspost/compress/zstd"
 
-	"github.com/kilnhook/kiln/executor/internal/inflate"
+	"github.com/kilnhook/kiln/executor/internal/decompress"
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
 )
 
@@ -61,7 +58,7 @@ func unpacked(ctx context.Context, l v1.Layer, progress func(done int64), read f
 	}
 	defer rc.Close()
 	raw := &counter{ctx: ctx, r: rc, report: progress}
-	plain, err := decompress(raw)
+	plain, _, err := decompress.New(raw, decompress.Gzip, decompress.Zstd)
 	if err != nil {
 		return nil, err
 	}
@@ -95,25 +92,6 @@ func (c *counter) Read(p []byte) (int, error) {
 		c.report(c.n)
 	}
 	return n, err
-}
-
-func decompress(r io.Reader) (io.ReadCloser, error) {
-	br := bufio.NewReaderSize(r, 32<<10) // less than what is asked for: it is passed by
-	magic, err := br.Peek(4)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	switch {
-	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
-		return inflate.NewReader(br)
-	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		zr, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(256<<20))
-		if err != nil {
-			return nil, err
-		}
-		return zr.IOReadCloser(), nil
-	}
-	return io.NopCloser(br), nil
 }
 
 // readAhead reads and hashes on a goroutine of its own, a few chunks ahead.

@@ -90,8 +90,8 @@ type Client struct {
 	destTripper http.RoundTripper
 	destOptions []remote.Option
 	reached     reached
-	segments    chan struct{} // of parts of layers that are held in memory
-	wholeOnly   sync.Map      // hosts that give no parts
+	segments    room
+	wholeOnly   sync.Map // hosts that give no parts
 
 	work sync.WaitGroup // in the background
 }
@@ -119,7 +119,7 @@ func New(opt Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{opt: opt, maps: maps, reached: reached{by: map[string]*login{}}, segments: make(chan struct{}, maxSegments)}
+	c := &Client{opt: opt, maps: maps, reached: reached{by: map[string]*login{}}}
 	c.destTripper = newPings(newRouter(opt, certs, false), c.plain(false))
 	c.destOptions = c.remoteOptions(c.destTripper)
 	c.guess = newGuesses(newPings(newRouter(opt, certs, true), c.plain(true)))

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	ggcr "github.com/google/go-containerregistry/pkg/v1/remote/transport"
@@ -20,14 +21,44 @@ import (
 
 const (
 	// segmentSize is how large a segment is, in bytes.
-	segmentSize = 4 << 20
+	segmentSize = 2 << 20
 	// maxSegments is how many segments are held in memory at most.
 	maxSegments = 8
 	// maxSegmentsAhead is how many segments of one layer are fetched at once.
 	maxSegmentsAhead = 4
 	// minSegmented is how large a layer is that is fetched in segments, in bytes.
-	minSegmented = 4 * segmentSize
+	minSegmented = 8 * segmentSize
 )
+
+// room is what holds segments in memory: used again rather than made.
+type room struct {
+	mu   sync.Mutex
+	used int
+	free [][]byte
+}
+
+// take returns room for a segment; nil if there is none.
+func (r *room) take() []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.used == maxSegments {
+		return nil
+	}
+	r.used++
+	if n := len(r.free); n > 0 {
+		buf := r.free[n-1]
+		r.free = r.free[:n-1]
+		return buf
+	}
+	return make([]byte, segmentSize)
+}
+
+func (r *room) give(buf []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.used--
+	r.free = append(r.free, buf[:segmentSize])
+}
 
 // segments reads a layer.
 type segments struct {
@@ -110,9 +141,8 @@ func (r *segments) open(from int64) (io.ReadCloser, error) {
 // launch fetches segments as long as there is room.
 func (r *segments) launch() {
 	for r.next < r.size && len(r.ahead) < maxSegmentsAhead-1 {
-		select {
-		case r.l.c.segments <- struct{}{}:
-		default:
+		buf := r.l.c.segments.take()
+		if buf == nil {
 			return
 		}
 		from, to := r.next, min(r.next+segmentSize, r.size)
@@ -122,7 +152,7 @@ func (r *segments) launch() {
 		go func() {
 			defer close(s.done)
 			span := &span{r: r, at: from, end: to, left: max(r.l.c.opt.DownloadRetry, minResumes)}
-			s.buf = make([]byte, to-from)
+			s.buf = buf[:to-from]
 			_, s.err = io.ReadFull(span, s.buf)
 			_ = span.Close()
 		}()
@@ -177,8 +207,8 @@ func (r *segments) read(p []byte) (int, error) {
 // release gives back the room of the segment that was read.
 func (r *segments) release() {
 	if r.held != nil {
+		r.l.c.segments.give(r.held.buf)
 		r.held, r.cur = nil, nil
-		<-r.l.c.segments
 	}
 }
 
@@ -188,7 +218,7 @@ func (r *segments) Close() error {
 	r.release()
 	for _, s := range r.ahead {
 		<-s.done
-		<-r.l.c.segments
+		r.l.c.segments.give(s.buf)
 	}
 	r.ahead = nil
 	if r.now == nil {

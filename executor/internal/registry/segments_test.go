@@ -229,7 +229,7 @@ func TestSegmentsRoom(t *testing.T) {
 		}
 		open = append(open, rc)
 	}
-	if n := len(c.segments); n != maxSegments {
+	if n := c.segments.used; n != maxSegments {
 		t.Errorf("%d segments held, want %d", n, maxSegments)
 	}
 	for _, rc := range open[3:] {
@@ -242,7 +242,7 @@ func TestSegmentsRoom(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if n := len(c.segments); n != 0 {
+	if n := c.segments.used; n != 0 {
 		t.Errorf("%d segments held in the end", n)
 	}
 }

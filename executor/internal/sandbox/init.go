@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"debug/elf"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -80,7 +81,30 @@ func become(s spec) error {
 		code = 127
 		err = fmt.Errorf("%w (its interpreter or loader is missing)", err)
 	}
+	if errors.Is(err, unix.ENOEXEC) {
+		if arch := foreignArch(exe); arch != "" {
+			err = fmt.Errorf("%w: it is a program for %s and this machine is %s; build on a machine of that platform, or cross-compile in a stage FROM --platform=$BUILDPLATFORM", err, arch, runtime.GOARCH)
+		}
+	}
 	return fmt.Errorf("exec %s: %w: %w", exe, err, &ExitError{Code: code})
+}
+
+// foreignArch is the processor that a program is for, as platforms name it, and ""
+// if it is this machine's or not known.
+func foreignArch(exe string) string {
+	f, err := elf.Open(exe)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	arch := map[elf.Machine]string{
+		elf.EM_386: "386", elf.EM_X86_64: "amd64", elf.EM_ARM: "arm", elf.EM_AARCH64: "arm64", elf.EM_S390: "s390x",
+		elf.EM_PPC64: "ppc64le", elf.EM_RISCV: "riscv64", elf.EM_LOONGARCH: "loong64", elf.EM_MIPS: "mips",
+	}[f.Machine]
+	if arch == runtime.GOARCH {
+		return ""
+	}
+	return arch
 }
 
 // closeOnExec sees to it that the process inherits nothing but the standard

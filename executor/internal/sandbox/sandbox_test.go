@@ -3,9 +3,11 @@ package sandbox
 import (
 	"bytes"
 	"context"
+	"debug/elf"
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -89,6 +91,19 @@ func TestRunIn(t *testing.T) {
 
 func TestExit(t *testing.T) {
 	root, _ := machine(t)
+	// A program for another processor is one whose header says so.
+	program, err := os.ReadFile("/bin/true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	arch, machine := "arm64", byte(elf.EM_AARCH64)
+	if runtime.GOARCH == arch {
+		arch, machine = "amd64", byte(elf.EM_X86_64)
+	}
+	program[18] = machine
+	if err := os.WriteFile(filepath.Join(root, "foreign"), program, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name string
 		args []string
@@ -99,6 +114,7 @@ func TestExit(t *testing.T) {
 		{"signal", []string{"sh", "-c", "sh -c 'kill -SEGV $$'; exit $?"}, 139, "139"},
 		{"no such program", []string{"nonesuch"}, 127, "executable file not found"},
 		{"not executable", []string{"/etc/passwd"}, 126, "permission denied"},
+		{"foreign program", []string{"/foreign"}, 126, "it is a program for " + arch + " and this machine is " + runtime.GOARCH},
 		{"no such file", []string{"/none/such"}, 127, "no such file"},
 	} {
 		_, err := sh(t, root, "", func(p *Process) { p.Args = c.args })

@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"bytes"
 	"cmp"
 	"slices"
 	"sync"
@@ -15,21 +16,36 @@ import (
 // could forge a collision is the build that the layer belongs to.
 type Print [2]uint64
 
-// record is what the index keeps of a file.
+// sum is what a record has of a Print: half of it, which is as good as all of it to
+// tell what a file holds from what the same file held before.
+func (p Print) sum() uint64 {
+	if p == (Print{}) {
+		return 0
+	}
+	return max(p[0]^p[1], 1)
+}
+
+// record is what the index keeps of a file. There are as many as files: it holds 64
+// bytes and no pointers.
 type record struct {
-	ino, dev, rdev uint64
-	ctime, mtime   int64 // nanoseconds
-	size           int64
-	print          Print
-	mode, uid, gid uint32
-	nameOff        uint32
-	nameLen        uint16
-	seen           bool // stat fields are filled in
-	linked         bool // the file has several names
+	ino          uint64
+	ctime, mtime int64  // nanoseconds
+	size         int64  // of a device which device it is
+	sum          uint64 // of the Print of its content; 0: not known
+	mode         uint32
+	uid, gid     uint32
+	dev          uint32 // as the kernel has them (makedev(3))
+	nameOff      uint32
+	nameLen      uint8 // at most 255 (NAME_MAX)
+	seen         bool  // stat fields are filled in
+	linked       bool  // the file has several names
 }
 
 // inode tells one file from another.
-type inode struct{ dev, ino uint64 }
+type inode struct {
+	dev uint32
+	ino uint64
+}
 
 func (r *record) inode() inode { return inode{r.dev, r.ino} }
 
@@ -41,37 +57,33 @@ type directory struct {
 	sorted  bool
 }
 
-// reset empties a directory and keeps its room.
-func (d *directory) reset() *directory {
-	d.names, d.records, d.sorted = d.names[:0], d.records[:0], false
-	return d
-}
+func (d *directory) name(r *record) string { return string(d.bytes(r)) }
 
-// clone copies a directory whose records were added in order. There is no more room
-// than needed: an index has many directories.
-func (d *directory) clone() *directory {
-	return &directory{
-		names:   append(make([]byte, 0, len(d.names)), d.names...),
-		records: append(make([]record, 0, len(d.records)), d.records...),
-		sorted:  true,
-	}
-}
-
-// named tells whether a record has a name.
-func (d *directory) named(r *record, name string) bool {
-	return string(d.names[r.nameOff:r.nameOff+uint32(r.nameLen)]) == name
-}
-
-func (d *directory) name(r *record) string {
-	return string(d.names[r.nameOff : r.nameOff+uint32(r.nameLen)])
-}
+// bytes is the name without a copy of it.
+func (d *directory) bytes(r *record) []byte { return d.names[r.nameOff : r.nameOff+uint32(r.nameLen)] }
 
 func (d *directory) add(name string, r record) {
 	r.nameOff = uint32(len(d.names))
-	r.nameLen = uint16(len(name))
+	r.nameLen = uint8(len(name)) //nolint:gosec // NAME_MAX
 	d.names = append(d.names, name...)
 	d.records = append(d.records, r)
 	d.sorted = false
+}
+
+// same tells whether nothing differs, names and their places included.
+func (d *directory) same(o *directory) bool {
+	return bytes.Equal(d.names, o.names) && slices.Equal(d.records, o.records)
+}
+
+// reset empties the directory, to be filled again.
+func (d *directory) reset() { d.names, d.records, d.sorted = d.names[:0], d.records[:0], false }
+
+// packed is a copy that takes no more memory than it must.
+func (d *directory) packed() *directory {
+	out := &directory{names: make([]byte, len(d.names)), records: make([]record, len(d.records)), sorted: d.sorted}
+	copy(out.names, d.names)
+	copy(out.records, d.records)
+	return out
 }
 
 // sort orders the records by name; of two with one name the later stays.
@@ -123,9 +135,13 @@ func (x *index) directory(name string) *directory {
 }
 
 func recordOf(st *unix.Stat_t) record {
+	size := st.Size
+	if t := st.Mode & unix.S_IFMT; t == unix.S_IFCHR || t == unix.S_IFBLK {
+		size = int64(st.Rdev) //nolint:unconvert,gosec // only compared
+	}
 	return record{
-		ino: st.Ino, dev: uint64(st.Dev), rdev: uint64(st.Rdev), //nolint:unconvert // narrower on some architectures
-		ctime: st.Ctim.Nano(), mtime: st.Mtim.Nano(), size: st.Size,
+		ino: st.Ino, dev: uint32(st.Dev), //nolint:gosec // 12 and 20 bits
+		ctime: st.Ctim.Nano(), mtime: st.Mtim.Nano(), size: size,
 		mode: st.Mode, uid: st.Uid, gid: st.Gid, seen: true,
 		linked: st.Nlink > 1 && st.Mode&unix.S_IFMT != unix.S_IFDIR,
 	}
@@ -134,7 +150,7 @@ func recordOf(st *unix.Stat_t) record {
 // sameStat tells whether nothing about the file can have changed: every field
 // is equal, ctime included.
 func (r *record) sameStat(o *record) bool {
-	return r.seen && o.seen && r.ino == o.ino && r.dev == o.dev && r.rdev == o.rdev && r.ctime == o.ctime &&
+	return r.seen && o.seen && r.ino == o.ino && r.dev == o.dev && r.ctime == o.ctime &&
 		r.mtime == o.mtime && r.size == o.size && r.mode == o.mode && r.uid == o.uid && r.gid == o.gid
 }
 
@@ -142,7 +158,7 @@ func (r *record) sameStat(o *record) bool {
 // extended attributes is equal. The mtime and size of a directory do not count:
 // they change whenever a child comes or goes.
 func (r *record) sameMeta(o *record) bool {
-	if r.mode != o.mode || r.uid != o.uid || r.gid != o.gid || r.rdev != o.rdev {
+	if r.mode != o.mode || r.uid != o.uid || r.gid != o.gid {
 		return false
 	}
 	return r.mode&unix.S_IFMT == unix.S_IFDIR || (r.size == o.size && r.mtime == o.mtime)

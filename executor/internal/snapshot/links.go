@@ -21,19 +21,19 @@ func (x *index) sharePrints() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for file, names := range x.links {
-		var known Print
+		var known uint64
 		var without []*record
 		for _, n := range names {
 			switch r := x.record(n); {
 			case r == nil || !r.seen || r.inode() != file:
-			case r.print != (Print{}):
-				known = r.print
+			case r.sum != 0:
+				known = r.sum
 			default:
 				without = append(without, r)
 			}
 		}
 		for _, r := range without {
-			r.print = known
+			r.sum = known
 		}
 	}
 }

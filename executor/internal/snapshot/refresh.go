@@ -71,9 +71,11 @@ func (w *Walk) refresh(name string, fresh *[]addition) (isDir bool, err error) {
 			return false, err
 		}
 		if now.mode&unix.S_IFMT == unix.S_IFREG && !w.devices.trusted(now.dev) {
-			if now.print, err = PrintFile(w.root, name); err != nil {
+			p, err := PrintFile(w.root, name)
+			if err != nil {
 				return false, err
 			}
+			now.sum = p.sum()
 		}
 		w.index.latest = max(w.index.latest, now.ctime)
 	}

@@ -18,18 +18,18 @@ import (
 // the file system.
 type devices struct {
 	mu   sync.Mutex
-	told map[uint64]trust // by the device of directories
+	told map[uint32]trust // by the device of directories
 }
 
 // trust is what is known of the files in the directories of a device.
 type trust struct {
 	honest bool   // their ctimes tell everything
-	files  uint64 // device of those files: on an overlay not always that of the directories
+	files  uint32 // device of those files: on an overlay not always that of the directories
 }
 
 // honest tells whether the ctimes of a file system tell everything. It is
 // measured in dir, a directory on it, which is afterwards as it was.
-func (d *devices) honest(ctx context.Context, dev uint64, dir string) (trust, error) {
+func (d *devices) honest(ctx context.Context, dev uint32, dir string) (trust, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if told, known := d.told[dev]; known {
@@ -51,14 +51,14 @@ func (d *devices) honest(ctx context.Context, dev uint64, dir string) (trust, er
 	}
 	_ = unix.UtimesNanoAt(unix.AT_FDCWD, dir, []unix.Timespec{before.Atim, before.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
 	if d.told == nil {
-		d.told = map[uint64]trust{}
+		d.told = map[uint32]trust{}
 	}
 	d.told[dev] = told
 	return told, nil
 }
 
 // trusted tells whether a device is known whose files' ctimes tell everything.
-func (d *devices) trusted(files uint64) bool {
+func (d *devices) trusted(files uint32) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, t := range d.told {

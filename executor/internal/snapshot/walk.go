@@ -50,11 +50,11 @@ func (w *Walk) Learn(name string, p Print, xattrs map[string]string) {
 	// Before the baseline names come by the thousand and are sorted once.
 	if w.ready {
 		if r := d.find(base); r != nil {
-			r.print = p
+			r.sum = p.sum()
 			return
 		}
 	}
-	d.add(base, record{print: p})
+	d.add(base, record{sum: p.sum()})
 }
 
 // Baseline records the tree as it is. Diff tells changes from then on. Calling
@@ -91,7 +91,7 @@ func (w *Walk) Diff(ctx context.Context) ([]Change, error) {
 // scan compares the tree with the index and brings the index up to date.
 func (w *Walk) scan(ctx context.Context) ([]Change, error) {
 	w.index.sharePrints()
-	s := &scan{Walk: w, ctx: ctx, first: !w.ready, pending: []string{"."}, links: map[inode][]string{}}
+	s := &scan{Walk: w, ctx: ctx, first: !w.ready, pending: []string{"."}, links: map[inode][]string{}, spare: &sync.Pool{New: func() any { return &directory{} }}}
 	s.cond = sync.NewCond(&s.mu)
 	var st unix.Stat_t
 	if err := unix.Lstat(w.root.Path(), &st); err != nil {
@@ -132,6 +132,7 @@ type scan struct {
 	changes []Change
 	gone    []string // directories that are no more
 	links   map[inode][]string
+	spare   *sync.Pool // of directories to fill
 }
 
 func (s *scan) fail(err error) {
@@ -167,22 +168,20 @@ func (s *scan) done() {
 }
 
 func (s *scan) work() {
-	var scratch directory
 	for {
 		name, ok := s.next()
 		if !ok {
 			return
 		}
-		if err := s.directory(name, &scratch); err != nil {
+		if err := s.directory(name); err != nil {
 			s.fail(fmt.Errorf("snapshot /%s: %w", strings.TrimPrefix(name, "."), err))
 		}
 		s.done()
 	}
 }
 
-// directory compares the children of one directory. scratch is the worker's, for
-// the records: the index gets new ones only where something is not as it was.
-func (s *scan) directory(name string, scratch *directory) error {
+// directory compares the children of one directory.
+func (s *scan) directory(name string) error {
 	fd, err := unix.Open(s.dirPath(name), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		if errors.Is(err, unix.ENOENT) {
@@ -205,7 +204,10 @@ func (s *scan) directory(name string, scratch *directory) error {
 	old := s.index.directory(name)
 	old.sort()
 	s.index.mu.Unlock()
-	cmp := &comparison{scan: s, dir: name, fd: fd, fresh: scratch.reset(), old: old, trust: trust}
+	fresh, _ := s.spare.Get().(*directory)
+	defer s.spare.Put(fresh)
+	fresh.reset()
+	cmp := &comparison{scan: s, dir: name, fd: fd, fresh: fresh, old: old, trust: trust}
 	for _, n := range names {
 		full := rootfs.Join(name, n)
 		if s.skip(full) {
@@ -216,9 +218,10 @@ func (s *scan) directory(name string, scratch *directory) error {
 		}
 	}
 	cmp.rest("")
+	cmp.fresh.sorted = true
 	s.index.mu.Lock()
-	if cmp.moved {
-		s.index.dirs[name] = cmp.fresh.clone()
+	if !cmp.fresh.same(old) {
+		s.index.dirs[name] = cmp.fresh.packed()
 	}
 	for n, h := range cmp.xattrs {
 		s.index.setXattrs(n, h)
@@ -262,7 +265,6 @@ type comparison struct {
 	xattrs  map[string]uint64
 	latest  int64
 	trust   trust
-	moved   bool // fresh differs from old
 }
 
 // rest reports the records that stand before name, all of them for "", as
@@ -270,12 +272,10 @@ type comparison struct {
 func (c *comparison) rest(name string) {
 	for ; c.at < len(c.old.records); c.at++ {
 		r := &c.old.records[c.at]
-		n := c.old.name(r)
-		if name != "" && n >= name {
+		if name != "" && string(c.old.bytes(r)) >= name {
 			return
 		}
-		c.moved = true
-		full := rootfs.Join(c.dir, n)
+		full := rootfs.Join(c.dir, c.old.name(r))
 		if !r.seen || c.skip(full) {
 			continue
 		}
@@ -299,7 +299,7 @@ func (c *comparison) child(name, full string) error {
 	c.latest = max(c.latest, now.ctime)
 	c.rest(name)
 	var was *record
-	if c.at < len(c.old.records) && c.old.named(&c.old.records[c.at], name) {
+	if c.at < len(c.old.records) && string(c.old.bytes(&c.old.records[c.at])) == name {
 		was = &c.old.records[c.at]
 		c.at++
 	}
@@ -317,9 +317,6 @@ func (c *comparison) child(name, full string) error {
 			c.gone = append(c.gone, full)
 		}
 	}
-	if was == nil || !was.sameStat(&now) || was.print != now.print || was.linked != now.linked {
-		c.moved = true
-	}
 	c.fresh.add(name, now)
 	return nil
 }
@@ -329,10 +326,11 @@ func (c *comparison) child(name, full string) error {
 func (c *comparison) differs(full string, was, now *record) (bool, error) {
 	doubted := now.mode&unix.S_IFMT == unix.S_IFREG && (!c.trust.honest || now.dev != c.trust.files)
 	changed, err := c.told(full, was, now, doubted)
-	if err != nil || !doubted || now.print != (Print{}) {
+	if err != nil || !doubted || now.sum != 0 {
 		return changed, err
 	}
-	now.print, err = PrintFile(c.root, full)
+	p, err := PrintFile(c.root, full)
+	now.sum = p.sum()
 	return changed, err
 }
 
@@ -340,7 +338,7 @@ func (c *comparison) differs(full string, was, now *record) (bool, error) {
 func (c *comparison) told(full string, was, now *record, doubted bool) (bool, error) {
 	if c.first {
 		if was != nil {
-			now.print = was.print
+			now.sum = was.sum
 		}
 		return false, nil
 	}
@@ -350,7 +348,7 @@ func (c *comparison) told(full string, was, now *record, doubted bool) (bool, er
 	case was.sameStat(now) && doubted:
 		return c.contentDiffers(full, was, now)
 	case was.sameStat(now):
-		now.print = was.print
+		now.sum = was.sum
 		return false, nil
 	case !was.sameMeta(now):
 		return true, c.noteXattrs(full)
@@ -377,17 +375,17 @@ func (c *comparison) contentDiffers(full string, was, now *record) (bool, error)
 		if err != nil {
 			return false, err
 		}
-		now.print = p
+		now.sum = p.sum()
 	case unix.S_IFLNK:
 		link, err := readlink(c.root, full)
 		if err != nil {
 			return false, err
 		}
-		now.print = PrintString(link)
+		now.sum = PrintString(link).sum()
 	default:
 		return false, nil
 	}
-	return now.print != was.print, nil
+	return now.sum != was.sum, nil
 }
 
 // noteXattrs records the hash of a file's extended attributes.

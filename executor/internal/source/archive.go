@@ -11,6 +11,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+
+	"github.com/kilnhook/kiln/executor/internal/decompress"
 )
 
 // archive is a stream of bytes that holds a tar archive.
@@ -89,13 +91,13 @@ func unpackNew(ctx context.Context, a archive, opt *Options) (*Context, error) {
 func unpack(ctx context.Context, a archive, dir string, opt *Options) (_ string, err error) {
 	src := &sourceReader{ctx: ctx, r: a.r, hash: sha256.New(), total: a.total, progress: opt.Progress}
 	buffered := bufio.NewReaderSize(src, copyBuffer)
-	tarball, compressed, err := decompress(buffered)
+	tarball, compressed, err := decompressed(buffered)
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = tarball.Close() }()
 	b := &budget{limits: opt.Limits}
-	if compressed != "" {
+	if compressed != decompress.None {
 		b.compressed = func() int64 { return src.done }
 	}
 	t, err := newTree(dir, b)
@@ -109,7 +111,7 @@ func unpack(ctx context.Context, a archive, dir string, opt *Options) (_ string,
 	}()
 	stream := &tail{r: tarball}
 	if err := untar(stream, t, dir); err != nil {
-		if compressed != "" && stream.err != nil {
+		if compressed != decompress.None && stream.err != nil {
 			return "", corrupt(compressed, stream.err)
 		}
 		return "", err

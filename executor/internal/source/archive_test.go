@@ -344,7 +344,7 @@ func TestUnpackBrokenInput(t *testing.T) {
 		"cut zstd":              {zst[:len(zst)-20], ErrTruncated, "truncated: the zstd data ends too early"},
 		"cut xz":                {x[:len(x)-40], ErrTruncated, "truncated: the xz data ends too early"},
 		"bad gzip checksum":     {flipped, nil, "corrupt gzip data"},
-		"bad bzip2":             {append([]byte("BZh9"), noise...), nil, "corrupt bzip2 data"},
+		"bad bzip2":             {append([]byte("BZh91AY&SY"), noise...), nil, "corrupt bzip2 data"},
 		"corrupt in the middle": {append(bytes.Clone(plain[:2048]), noise...), nil, `corrupt tar archive after entry "one"`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -469,8 +469,9 @@ func (r errReader) Read([]byte) (int, error) { return 0, r.err }
 
 // Compressed data that asks for much memory is refused.
 func TestMemoryLimits(t *testing.T) {
+	const window = 128 << 20
 	plain := tarOf(t, tar.Header{Name: "a", Size: 1000})
-	cfg := xz.WriterConfig{DictCap: maxWindow + 1<<20}
+	cfg := xz.WriterConfig{DictCap: window + 1<<20}
 	var out bytes.Buffer
 	w, err := cfg.NewWriter(&out)
 	if err != nil {
@@ -482,7 +483,7 @@ func TestMemoryLimits(t *testing.T) {
 		t.Errorf("xz: error = %v", err)
 	}
 	var z bytes.Buffer
-	zw, err := zstd.NewWriter(&z, zstd.WithWindowSize(2*maxWindow), zstd.WithSingleSegment(false))
+	zw, err := zstd.NewWriter(&z, zstd.WithWindowSize(2*window), zstd.WithSingleSegment(false))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kilnhook/kiln/executor/internal/decompress"
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
 )
 
@@ -34,7 +35,7 @@ type dirMeta struct {
 
 // unpack reads the archive, compressed or not.
 func (u *unpacker) unpack(ctx context.Context, archive io.Reader) error {
-	r, err := decompress(ctxReader{ctx, archive})
+	r, _, err := decompress.New(ctxReader{ctx, archive})
 	if err != nil {
 		return err
 	}

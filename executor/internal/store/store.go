@@ -102,7 +102,21 @@ type indexed interface {
 // Index returns the index of a layer, as layer.WriteIndex writes it. It is made,
 // and kept, if nobody has it, or if what they have is of no use: anew.
 func (s *Store) Index(ctx context.Context, l v1.Layer, anew bool) (io.ReadCloser, error) {
-	if x, ok := l.(indexed); ok && !anew {
+	if !anew {
+		if rc, err := s.Known(ctx, l); rc != nil || err != nil {
+			return rc, err
+		}
+	}
+	diffID, err := l.DiffID()
+	if err != nil {
+		return nil, fmt.Errorf("index layer: %w", err)
+	}
+	return s.make(ctx, l, diffID, anew)
+}
+
+// Known returns the index of a layer; nil if nobody has it.
+func (s *Store) Known(ctx context.Context, l v1.Layer) (io.ReadCloser, error) {
+	if x, ok := l.(indexed); ok {
 		rc, err := x.Index()
 		if err == nil {
 			return rc, nil
@@ -116,9 +130,6 @@ func (s *Store) Index(ctx context.Context, l v1.Layer, anew bool) (io.ReadCloser
 	if err != nil {
 		return nil, fmt.Errorf("index layer: %w", err)
 	}
-	if anew {
-		return s.make(ctx, l, diffID, true)
-	}
 	path := s.path(diffID)
 	f, err := os.Open(path)
 	if err == nil {
@@ -130,14 +141,11 @@ func (s *Store) Index(ctx context.Context, l v1.Layer, anew bool) (io.ReadCloser
 		return nil, fmt.Errorf("read layer index: %w", err)
 	}
 	if s.opt.Remote == nil {
-		return s.make(ctx, l, diffID, false)
+		return nil, nil
 	}
 	rc, err := s.opt.Remote.Index(ctx, diffID)
-	if err != nil {
+	if rc == nil || err != nil {
 		return nil, err
-	}
-	if rc == nil {
-		return s.make(ctx, l, diffID, false)
 	}
 	defer rc.Close() // read only
 	return s.keep(diffID, func(w io.Writer) error {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -26,22 +25,30 @@ import (
 // What steps put there is kept whole. It is safe for concurrent use.
 type Outlines struct {
 	dir   string
-	index Index
+	index Indexes
 	now   func() time.Time
 
 	mu     sync.Mutex
 	spools []*rootfs.Spool
 }
 
-// Index returns the index of a layer, as layer.WriteIndex writes it; with anew,
-// one that is made of the layer itself, whatever is known.
-type Index func(ctx context.Context, l v1.Layer, anew bool) (io.ReadCloser, error)
+// Indexes has the indexes of layers, as layer.WriteIndex writes them.
+type Indexes interface {
+	// Index returns that of a layer; with anew, one that is made of the layer
+	// itself, whatever is known.
+	Index(ctx context.Context, l v1.Layer, anew bool) (io.ReadCloser, error)
+	// Known returns that of a layer; nil if nobody has it yet.
+	Known(ctx context.Context, l v1.Layer) (io.ReadCloser, error)
+	// Record calls extract for a layer with where to write its index, or nil if
+	// nobody wants that.
+	Record(ctx context.Context, l v1.Layer, extract func(index io.Writer) error) error
+}
 
 // maxIndexes is how many indexes are fetched or made at once.
 const maxIndexes = 4
 
 // NewOutlines returns an Outlines that keeps what steps write below dir.
-func NewOutlines(dir string, index Index, now func() time.Time) *Outlines {
+func NewOutlines(dir string, index Indexes, now func() time.Time) *Outlines {
 	return &Outlines{dir: dir, index: index, now: now}
 }
 
@@ -65,6 +72,15 @@ func (o *Outlines) Begin(ctx context.Context, g Ground) (Root, error) {
 		r.record = snapshot.NewRecorder(r.tree)
 		return r, nil
 	}
+	r, err := o.empty()
+	if err != nil {
+		return nil, err
+	}
+	return r, r.image(ctx, g.Image.Layers)
+}
+
+// empty returns a root with nothing in it.
+func (o *Outlines) empty() (*outline, error) {
 	spool, err := rootfs.NewSpool(o.dir)
 	if err != nil {
 		return nil, err
@@ -74,7 +90,71 @@ func (o *Outlines) Begin(ctx context.Context, g Ground) (Root, error) {
 	o.mu.Unlock()
 	r := &outline{o: o, tree: rootfs.NewTree(spool.Keep, o.now), spool: spool}
 	r.record = snapshot.NewRecorder(r.tree)
-	return r, r.image(ctx, g.Image.Layers)
+	return r, nil
+}
+
+// Image returns an image to copy from, of which only what the paths lead to is kept
+// and the rest is read when it is asked for. A layer whose index is known is read if
+// it holds some of that, any other once.
+func (o *Outlines) Image(ctx context.Context, img Image, paths []string) (rootfs.FS, error) {
+	r, err := o.empty()
+	if err != nil {
+		return nil, err
+	}
+	known := make([]io.ReadCloser, len(img.Layers))
+	defer closeIndexes(known)
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(maxIndexes)
+	for i, l := range img.Layers {
+		group.Go(func() (err error) {
+			known[i], err = o.index.Known(gctx, l)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	if err := r.some(ctx, img, known, layer.Below(paths)); err != nil {
+		return nil, err
+	}
+	return r.Keep(ctx, paths)
+}
+
+// some applies the layers of an image by the indexes that are known, and otherwise
+// by what they hold, of which what is wanted is kept.
+func (r *outline) some(ctx context.Context, img Image, known []io.ReadCloser, want func(name string) bool) error {
+	var unknown []v1.Layer
+	for i, l := range img.Layers {
+		if known[i] == nil {
+			unknown = append(unknown, l)
+		}
+	}
+	ahead, stop := layer.FetchAhead(ctx, r.o.dir, unknown, img.Meter)
+	defer stop()
+	for i, l := range img.Layers {
+		var err error
+		if known[i] != nil {
+			err = r.apply(ctx, l, known[i], i == 0)
+		} else {
+			read := ahead[0]
+			ahead = ahead[1:]
+			err = r.o.index.Record(ctx, l, func(index io.Writer) error {
+				return layer.ApplySome(ctx, r.tree, read, l, r.spool, want, layer.ApplyOptions{First: i == 0, Index: index})
+			})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func closeIndexes(indexes []io.ReadCloser) {
+	for _, x := range indexes {
+		if x != nil {
+			_ = x.Close()
+		}
+	}
 }
 
 // outline is a root of which only names and metadata are known.
@@ -89,18 +169,12 @@ type outline struct {
 // or made at the same time.
 func (r *outline) image(ctx context.Context, layers []v1.Layer) error {
 	indexes := make([]io.ReadCloser, len(layers))
-	defer func() {
-		for _, x := range indexes {
-			if x != nil {
-				_ = x.Close()
-			}
-		}
-	}()
+	defer closeIndexes(indexes)
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(maxIndexes)
 	for i, l := range layers {
 		group.Go(func() (err error) {
-			indexes[i], err = r.o.index(gctx, l, false)
+			indexes[i], err = r.o.index.Index(gctx, l, false)
 			return err
 		})
 	}
@@ -121,7 +195,7 @@ func (r *outline) apply(ctx context.Context, l v1.Layer, index io.Reader, first 
 	if !errors.Is(err, layer.ErrIndex) {
 		return err
 	}
-	again, err := r.o.index(ctx, l, true)
+	again, err := r.o.index.Index(ctx, l, true)
 	if err != nil {
 		return err
 	}
@@ -134,7 +208,7 @@ func (r *outline) FS() rootfs.FS { return r.record }
 
 // put is Apply by the layer's index.
 func (r *outline) put(ctx context.Context, l v1.Layer) error {
-	index, err := r.o.index(ctx, l, false)
+	index, err := r.o.index.Index(ctx, l, false)
 	if err != nil {
 		return err
 	}
@@ -168,10 +242,7 @@ func (r *outline) Commit(context.Context) (Commit, error) {
 func (r *outline) Keep(ctx context.Context, paths []string) (rootfs.FS, error) {
 	var contents []rootfs.Content
 	for _, p := range paths {
-		if i := strings.IndexAny(p, "*?[\\"); i >= 0 {
-			p = p[:strings.LastIndexByte(p[:i], '/')+1]
-		}
-		at, err := rootfs.Resolve(r.tree, p)
+		at, err := rootfs.Resolve(r.tree, layer.Literal(p))
 		if err != nil {
 			continue // the step that copies says so
 		}

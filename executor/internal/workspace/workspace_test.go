@@ -462,13 +462,8 @@ func TestExtractRetries(t *testing.T) {
 // what that added is in layers, also in those that are still being written.
 func TestRootsOnOutlines(t *testing.T) {
 	base := Image{Key: "aa", Layers: []v1.Layer{layerOf(t, "a=1", "b=2")}}
-	index := func(ctx context.Context, l v1.Layer, _ bool) (io.ReadCloser, error) {
-		var buf bytes.Buffer
-		err := layer.WriteIndex(ctx, l, &buf)
-		return io.NopCloser(&buf), err
-	}
 	each(t, func(t *testing.T, w begin) {
-		o := NewOutlines(t.TempDir(), index, time.Now)
+		o := NewOutlines(t.TempDir(), forgetful{}, time.Now)
 		defer o.Close()
 		parent, err := o.Begin(t.Context(), Ground{Image: base})
 		if err != nil {
@@ -517,4 +512,19 @@ func TestRootsOnOutlines(t *testing.T) {
 			t.Errorf("the other shows %q", got)
 		}
 	})
+}
+
+// forgetful makes every index when it is asked for it.
+type forgetful struct{}
+
+func (forgetful) Index(ctx context.Context, l v1.Layer, _ bool) (io.ReadCloser, error) {
+	var buf bytes.Buffer
+	err := layer.WriteIndex(ctx, l, &buf)
+	return io.NopCloser(&buf), err
+}
+
+func (forgetful) Known(context.Context, v1.Layer) (io.ReadCloser, error) { return nil, nil }
+
+func (forgetful) Record(_ context.Context, _ v1.Layer, extract func(index io.Writer) error) error {
+	return extract(nil)
 }

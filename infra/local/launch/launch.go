@@ -86,8 +86,40 @@ type Status struct {
 type build struct {
 	live
 	changed   chan struct{} // closed and replaced whenever log or state change
+	whole     *whole        // that this is a part of; nil: of none
 	stop      func(error)   // ends the running executor; nil if none runs
 	cancelled bool
+}
+
+// whole is a build for several platforms, as long as one of its parts is here.
+type whole struct {
+	changed chan struct{} // closed and replaced whenever that of a part is
+}
+
+// newBuild makes a build known by its note. The caller holds the Launcher's lock,
+// or nobody else has the Launcher yet.
+func (l *Launcher) newBuild(note live) *build {
+	b := &build{live: note, changed: make(chan struct{})}
+	if note.Request.PartOf == "" {
+		return b
+	}
+	if parts := l.partsOf(note.Request.PartOf); len(parts) > 0 {
+		b.whole = parts[0].whole
+	} else {
+		b.whole = &whole{changed: make(chan struct{})}
+	}
+	return b
+}
+
+// partsOf are the parts of a build that have not ended. The caller holds the lock.
+func (l *Launcher) partsOf(id string) []*build {
+	var parts []*build
+	for _, b := range l.builds {
+		if b.Request.PartOf == id {
+			parts = append(parts, b)
+		}
+	}
+	return parts
 }
 
 // Launcher runs executors. Its methods may be called concurrently.
@@ -157,7 +189,7 @@ func (l *Launcher) path(parts ...string) string {
 // fair.ErrFull if too many wait. A build that needs more than this machine has
 // ends at once.
 func (l *Launcher) Launch(_ context.Context, req events.Request) error {
-	if err := req.Validate(); err != nil {
+	if err := req.Runnable(); err != nil {
 		return fmt.Errorf("launch build: %w", err)
 	}
 	l.mu.Lock()
@@ -170,7 +202,7 @@ func (l *Launcher) Launch(_ context.Context, req events.Request) error {
 	}
 	now := l.cfg.Now().UTC()
 	l.last = max(l.last+1, now.UnixNano())
-	b := &build{live: live{Request: req, State: Queued, Since: now, Order: l.last}, changed: make(chan struct{})}
+	b := l.newBuild(live{Request: req, State: Queued, Since: now, Order: l.last})
 	err := l.queue.Push(itemOf(b))
 	switch {
 	case errors.Is(err, fair.ErrTooLarge):
@@ -235,11 +267,18 @@ func (l *Launcher) Cancel(_ context.Context, id string) error {
 	return nil
 }
 
-// Status says where a build stands; false if it is not here or has ended.
+// Status says where a build stands; false if it is not here or has ended. One for
+// several platforms stands where the part does that is furthest from its end, but
+// runs as soon as one runs.
 func (l *Launcher) Status(id string) (Status, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b := l.builds[id]
+	for _, part := range l.partsOf(id) {
+		if b == nil || part.State == Running || part.State == Queued && b.State == Finishing {
+			b = part
+		}
+	}
 	if b == nil {
 		return Status{}, false
 	}
@@ -278,6 +317,9 @@ func (l *Launcher) watch(id string) (live bool, changed <-chan struct{}) {
 	if b := l.builds[id]; b != nil {
 		return true, b.changed
 	}
+	if parts := l.partsOf(id); len(parts) > 0 {
+		return true, parts[0].whole.changed
+	}
 	return false, nil
 }
 
@@ -285,6 +327,10 @@ func (l *Launcher) watch(id string) (live bool, changed <-chan struct{}) {
 func (b *build) tell() {
 	close(b.changed)
 	b.changed = make(chan struct{})
+	if b.whole != nil {
+		close(b.whole.changed)
+		b.whole.changed = make(chan struct{})
+	}
 }
 
 // Run starts what waits until ctx is done, and then stops what runs and waits

@@ -574,3 +574,66 @@ func TestStackKilled(t *testing.T) {
 		t.Error("the executor's child outlives the next start")
 	}
 }
+
+// The parts of a build write one log, in which they are kept apart, and the whole
+// stands where they do.
+func TestPartsOfABuild(t *testing.T) {
+	fx := open(t, t.TempDir(), nil)
+	whole := request(1, "ok")
+	whole.Platforms = []string{"linux/amd64", "linux/arm64"}
+	if err := fx.Launch(t.Context(), whole); err == nil || !strings.Contains(err.Error(), "each is launched as a part") {
+		t.Errorf("the whole was launched: %v", err)
+	}
+	parts := whole.Parts()
+	parts[1].Target = "fails"
+	for _, part := range parts {
+		if err := fx.Launch(t.Context(), part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if st, ok := fx.Status(whole.BuildID); !ok || st.State != Queued || st.Position != 1 {
+		t.Errorf("the whole is %+v, %v", st, ok)
+	}
+	fx.start(t)
+	text := fx.text(t, whole.BuildID) // follows until both have ended
+	if _, ok := fx.Status(whole.BuildID); ok {
+		t.Error("the whole has not ended")
+	}
+	if got := fx.wait(t, parts[0].BuildID); got.Outcome != events.OutcomeSuccess {
+		t.Errorf("%+v", got)
+	}
+	if got := fx.wait(t, parts[1].BuildID); got.Outcome != events.OutcomeFailed {
+		t.Errorf("%+v", got)
+	}
+	for _, want := range []string{
+		`"id":"linux/amd64 1.1","text":"building /ctx","platform":"linux/amd64"`,
+		`"kind":"note","text":"linux/amd64: plain line","platform":"linux/amd64"`,
+		`"id":"linux/arm64 1.1","text":"make: *** error","platform":"linux/arm64"`,
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %s in\n%s", want, text)
+		}
+	}
+	if _, err := os.Stat(fx.path(parts[0].BuildID, logName)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a part has a log of its own: %v", err)
+	}
+}
+
+// What a part says of itself is not taken for what the whole says.
+func TestMark(t *testing.T) {
+	l := &buildLog{platform: "linux/arm64"}
+	for _, tc := range []struct{ in, want events.Progress }{
+		{events.Progress{Kind: "step", ID: "1.2", Name: "[build 2/3] RUN x"}, events.Progress{Kind: "step", ID: "linux/arm64 1.2", Name: "[linux/arm64 build 2/3] RUN x"}},
+		{events.Progress{Kind: "bytes", Name: "sha256:1"}, events.Progress{Kind: "bytes", Name: "linux/arm64 sha256:1"}},
+		{events.Progress{Kind: "note", Text: "hello"}, events.Progress{Kind: "note", Text: "linux/arm64: hello"}},
+		{events.Progress{Kind: "result", Text: "sha256:1"}, events.Progress{Kind: "note", Text: "linux/arm64: sha256:1"}},
+		{events.Progress{Kind: "result", Error: "RUN x: status 1"}, events.Progress{Kind: "note", Text: "linux/arm64: RUN x: status 1"}},
+	} {
+		got := tc.in
+		l.mark(&got)
+		tc.want.Platform = "linux/arm64"
+		if got != tc.want {
+			t.Errorf("%+v became %+v", tc.in, got)
+		}
+	}
+}

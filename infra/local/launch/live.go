@@ -73,14 +73,15 @@ func (l *Launcher) recover() error {
 		if err != nil {
 			return fmt.Errorf("open launcher: %w", err)
 		}
-		b := &build{changed: make(chan struct{})}
-		if err := json.Unmarshal(data, &b.live); err != nil || b.Request.BuildID+".json" != filepath.Base(path) {
+		var note live
+		if err := json.Unmarshal(data, &note); err != nil || note.Request.BuildID+".json" != filepath.Base(path) {
 			l.cfg.Log.Warn("forget a build whose note cannot be read; a sweep starts it again", "path", path, "err", err)
 			if err := os.Remove(path); err != nil {
 				return fmt.Errorf("open launcher: %w", err)
 			}
 			continue
 		}
+		b := l.newBuild(note)
 		if l.takeUp(b) {
 			waiting = append(waiting, b)
 		}
@@ -187,8 +188,7 @@ func (l *Launcher) settle(b *build, res events.Result) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.builds, id)
-	close(b.changed)
-	b.changed = make(chan struct{})
+	b.tell()
 	l.poke()
 	return nil
 }

@@ -25,9 +25,10 @@ const (
 // line. It never fails its writer: what cannot be written is dropped, and said
 // so once it can be.
 type buildLog struct {
-	now   func() time.Time
-	limit int64  // bytes after which only notes and results are kept
-	wake  func() // called after every append
+	now      func() time.Time
+	platform string // of the part whose executor it is; the log is that of the whole
+	limit    int64  // bytes after which only notes and results are kept
+	wake     func() // called after every append
 
 	mu      sync.Mutex
 	file    *os.File
@@ -37,8 +38,9 @@ type buildLog struct {
 	words   string // the last lines for people
 }
 
-// openLog opens the log for appending. A line that a crash cut off is ended.
-func openLog(path string, now func() time.Time, limit int64, wake func()) (*buildLog, error) {
+// openLog opens the log for appending. A line that a crash cut off is ended. With
+// a platform it is that of a build that others append to too.
+func openLog(path, platform string, now func() time.Time, limit int64, wake func()) (*buildLog, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open build log: %w", err)
@@ -47,7 +49,7 @@ func openLog(path string, now func() time.Time, limit int64, wake func()) (*buil
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open build log: %w", err), f.Close())
 	}
-	l := &buildLog{now: now, limit: limit, wake: wake, file: f, size: size}
+	l := &buildLog{now: now, platform: platform, limit: limit, wake: wake, file: f, size: size}
 	last := make([]byte, 1)
 	if size > 0 {
 		if _, err := f.ReadAt(last, size-1); err == nil && last[0] != '\n' {
@@ -64,6 +66,7 @@ func (l *buildLog) note(format string, args ...any) {
 
 func (l *buildLog) line(p events.Progress) {
 	p.Time = l.now().UTC()
+	l.mark(&p)
 	data, err := json.Marshal(p)
 	if err != nil {
 		return // a struct of plain fields: cannot happen
@@ -74,13 +77,41 @@ func (l *buildLog) line(p events.Progress) {
 	l.wake()
 }
 
+// mark says of a line of a part which platform it is about, so that those of
+// several parts in one log are kept apart: steps have ids and names of their own,
+// other text begins with the platform, and no part's result is that of the build.
+func (l *buildLog) mark(p *events.Progress) {
+	if l.platform == "" {
+		return
+	}
+	p.Platform = l.platform
+	if p.ID != "" {
+		p.ID = l.platform + " " + p.ID
+	}
+	if rest, ok := strings.CutPrefix(p.Name, "["); ok {
+		p.Name = "[" + l.platform + " " + rest
+	} else if p.Name != "" {
+		p.Name = l.platform + " " + p.Name
+	}
+	switch p.Kind {
+	case events.ProgressResult:
+		p.Kind = events.ProgressNote
+		if p.Error != "" {
+			p.Text, p.Error = p.Error, ""
+		}
+		fallthrough
+	case events.ProgressNote:
+		p.Text = l.platform + ": " + p.Text
+	}
+}
+
 // append writes whole lines. The caller holds mu.
 func (l *buildLog) append(data []byte) {
 	n, err := l.file.Write(data)
 	l.size += int64(n)
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		l.full = true
-		if n > 0 { // no half lines
+		if n > 0 && l.platform == "" { // no half lines
 			if l.file.Truncate(l.size-int64(n)) == nil {
 				l.size -= int64(n)
 			}
@@ -109,6 +140,14 @@ func (l *buildLog) take(line []byte) {
 		l.remember(p.Text)
 	}
 	bulky := p.Kind == events.ProgressOutput || p.Kind == events.ProgressBytes
+	if l.platform != "" {
+		l.mark(&p)
+		data, err := json.Marshal(p)
+		if err != nil {
+			return // a struct of plain fields: cannot happen
+		}
+		line = data
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if bulky && l.size > l.limit {

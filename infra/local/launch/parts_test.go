@@ -74,7 +74,7 @@ func TestBuildLog(t *testing.T) {
 	if err := os.WriteFile(path, []byte(`{"kind":"output","te`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	l, err := openLog(path, time.Now, 1000, func() {})
+	l, err := openLog(path, "", time.Now, 1000, func() {})
 	if err != nil {
 		t.Fatal(err)
 	}

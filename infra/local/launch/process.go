@@ -34,7 +34,7 @@ func (l *Launcher) run(ctx context.Context, b *build) {
 		defer l.mu.Unlock()
 		b.tell()
 	}
-	log, err := openLog(l.path(id, logName), l.cfg.Now, l.cfg.MaxLog, wake)
+	log, err := l.openLog(b.Request, wake)
 	var res events.Result
 	if err != nil {
 		now := l.cfg.Now().UTC()
@@ -60,6 +60,18 @@ func (l *Launcher) run(ctx context.Context, b *build) {
 	l.mu.Unlock()
 	l.poke()
 	l.finish(ctx, b)
+}
+
+// openLog opens the log of a build. A part has that of its whole.
+func (l *Launcher) openLog(req events.Request, wake func()) (*buildLog, error) {
+	if err := os.MkdirAll(l.path(req.Whole()), 0o700); err != nil {
+		return nil, fmt.Errorf("make directory of log: %w", err)
+	}
+	platform := ""
+	if req.PartOf != "" {
+		platform = req.Platform
+	}
+	return openLog(l.path(req.Whole(), logName), platform, l.cfg.Now, l.cfg.MaxLog, wake)
 }
 
 // attempt runs the executor once. ended is false if the stack stopped first.

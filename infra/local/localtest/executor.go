@@ -5,6 +5,7 @@ package localtest
 
 import (
 	"archive/tar"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"encoding/json"
@@ -43,7 +44,8 @@ type executor struct{ Process }
 //	# wait FILE    it waits until FILE exists, or SIGTERM
 //	# evil         it prints markup and terminal controls
 //
-// and anything else is a success. It returns the exit status.
+// and anything else is a success. "# on PLATFORM ORDER" is such an order for one
+// platform only. It returns the exit status.
 func Executor(ctx context.Context, p Process) int {
 	e := &executor{p}
 	flags, args := map[string]string{}, p.Args
@@ -90,6 +92,13 @@ func (e *executor) build(ctx context.Context, flags map[string]string) events.Re
 	e.say(step)
 	first, _, _ := strings.Cut(dockerfile, "\n")
 	order, arg, _ := strings.Cut(strings.TrimPrefix(first, "# "), " ")
+	if order == "on" {
+		platform, rest, _ := strings.Cut(arg, " ")
+		order, arg = "", ""
+		if platform == flags["--custom-platform"] {
+			order, arg, _ = strings.Cut(rest, " ")
+		}
+	}
 	switch order {
 	case "fail":
 		step.State, step.Error = events.StepFailed, "status 3"
@@ -119,7 +128,7 @@ func (e *executor) build(ctx context.Context, flags map[string]string) events.Re
 	}
 	step.State, step.MS = events.StepDone, 7
 	e.say(step)
-	return events.Result{Outcome: events.OutcomeSuccess, Digest: digest, Platform: "linux/amd64"}
+	return events.Result{Outcome: events.OutcomeSuccess, Digest: digest, Platform: cmp.Or(flags["--custom-platform"], "linux/amd64")}
 }
 
 // fetch returns the context's Dockerfile.

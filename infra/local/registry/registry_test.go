@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -13,8 +14,14 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
+
+	"github.com/kilnhook/kiln/events"
 )
 
 // start opens the registry in dir and returns the host it is served at.
@@ -174,5 +181,97 @@ func TestReachable(t *testing.T) {
 	}
 	if c.Reachable(context.Background(), "http://127.0.0.1:1/v2/") {
 		t.Error("nobody is there")
+	}
+}
+
+// configFor is an image's config for a platform.
+func configFor(t *testing.T, img v1.Image, p events.PlatformInfo) *v1.ConfigFile {
+	t.Helper()
+	config, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.OS, config.Architecture, config.Variant = p.OS, p.Arch, p.Variant
+	return config
+}
+
+// An index has the platforms that were asked for, in their order, is the same for
+// the same manifests, and is pushed once; a tag can name it.
+func TestPushIndex(t *testing.T) {
+	server, err := Open(t.Context(), t.TempDir(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	puts := 0
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/manifests/sha256:") {
+			puts++
+		}
+		server.ServeHTTP(w, r)
+	}))
+	defer srv.Close()
+	repo := strings.TrimPrefix(srv.URL, "http://") + "/app"
+	var c Client
+	var platforms []events.PlatformInfo
+	for _, platform := range []string{"linux/amd64", "linux/arm/v7"} {
+		info, ok := events.NewPlatformInfo(platform, "")
+		if !ok {
+			t.Fatal(platform)
+		}
+		img, _ := image(t)
+		img, err := mutate.ConfigFile(img, configFor(t, img, info))
+		if err != nil {
+			t.Fatal(err)
+		}
+		hash, err := img.Digest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		info.Digest = hash.String()
+		if err := c.Push(t.Context(), repo+"@"+info.Digest, img); err != nil {
+			t.Fatal(err)
+		}
+		platforms = append(platforms, info)
+	}
+	puts = 0
+	digest, mediaType, err := c.PushIndex(t.Context(), repo, platforms)
+	if err != nil || mediaType != "application/vnd.oci.image.index.v1+json" {
+		t.Fatalf("%s, %v", mediaType, err)
+	}
+	if again, _, err := c.PushIndex(t.Context(), repo, platforms); err != nil || again != digest || puts != 1 {
+		t.Errorf("again: %s, %v, after %d pushes", again, err, puts)
+	}
+	if err := c.MoveTags(t.Context(), repo, digest, []string{"main"}); err != nil {
+		t.Fatal(err)
+	}
+	ref, err := name.ParseReference(repo + ":main")
+	if err != nil {
+		t.Fatal(err)
+	}
+	index, err := remote.Index(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := validate.Index(index); err != nil {
+		t.Error(err)
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil || len(manifest.Manifests) != 2 {
+		t.Fatalf("%+v, %v", manifest, err)
+	}
+	for i, want := range []v1.Platform{{OS: "linux", Architecture: "amd64"}, {OS: "linux", Architecture: "arm", Variant: "v7"}} {
+		if got := manifest.Manifests[i]; !got.Platform.Equals(want) || got.Digest.String() != platforms[i].Digest || got.Size == 0 {
+			t.Errorf("manifest %d: %+v", i, got)
+		}
+	}
+
+	platforms[0].Digest = digest // an index is no image for a platform
+	if _, _, err := c.PushIndex(t.Context(), repo, platforms); !errors.Is(err, fs.ErrInvalid) {
+		t.Errorf("an index in an index: %v", err)
+	}
+	platforms[0].Digest = "sha256:" + strings.Repeat("0", 64)
+	if _, _, err := c.PushIndex(t.Context(), repo, platforms); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a manifest that is not there: %v", err)
 	}
 }

@@ -224,6 +224,7 @@ func describe(b *strings.Builder, m trigger.Match, sequence uint64) {
 		line("label", k+"="+req.Labels[k])
 	}
 	line("platform", req.Platform)
+	line("platforms", strings.Join(req.Platforms, ", "))
 	line("group", req.Group)
 	line("supersede", req.Supersede)
 	line("priority", req.Priority)

@@ -169,6 +169,9 @@ func Verdict(s *Screen, b api.Build) {
 	if b.Request.Image != "" {
 		s.Line("%s@%s", b.Request.Image, r.Digest)
 	}
+	for _, p := range r.Platforms {
+		s.Line("  %s %s", buildlog.Clean(p.String()), p.Digest)
+	}
 }
 
 // word is outcome and class.

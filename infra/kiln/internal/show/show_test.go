@@ -79,7 +79,8 @@ func TestBuilds(t *testing.T) {
 	builds := []api.Build{
 		{ID: "b4fqlqs6nuner3bfunf5738b7r", State: api.StateQueued, Position: 3, Request: events.Request{Change: change, RequestedAt: at}},
 		{ID: "o9279ihk7gifcp87vrmnsrj2b4", State: api.StateFinished, Request: events.Request{Image: "r/app", Change: change, RequestedAt: at},
-			Result: &events.Result{Outcome: "success", Digest: "sha256:" + strings.Repeat("0", 64), StartedAt: at, FinishedAt: at.Add(2 * time.Second)}},
+			Result: &events.Result{Outcome: "success", Digest: "sha256:" + strings.Repeat("0", 64), StartedAt: at, FinishedAt: at.Add(2 * time.Second),
+				Platforms: []events.PlatformInfo{{OS: "linux", Arch: "arm", Variant: "v7", Digest: "sha256:" + strings.Repeat("7", 64)}}}},
 	}
 	var out bytes.Buffer
 	if err := Builds(&out, builds, clock()); err != nil {
@@ -94,7 +95,7 @@ func TestBuilds(t *testing.T) {
 	s := New(&text, Terminal{}, clock)
 	Verdict(s, builds[1])
 	Verdict(s, api.Build{ID: "x", Result: &events.Result{Outcome: "failed", Class: "build", Message: "a\n\x1b[31mb"}})
-	if got := text.String(); !strings.Contains(got, "success in 2.0s\nr/app@sha256:000") || !strings.Contains(got, "failed (build)\n  a\n  b\n") {
+	if got := text.String(); !strings.Contains(got, "success in 2.0s\nr/app@sha256:000") || !strings.Contains(got, "\n  linux/arm/v7 sha256:777") || !strings.Contains(got, "failed (build)\n  a\n  b\n") {
 		t.Errorf("%s", got)
 	}
 }
