@@ -5,7 +5,8 @@
 // it in the module's root.
 //
 // Everything happens in a directory of its own, in memory unless -store says
-// otherwise, and in a mount namespace of its own, so nothing of it is left however it ends.
+// otherwise, and in a mount namespace of its own: no mount outlives it, however it
+// ends, and nothing at all if it is not killed.
 package main
 
 import (
