@@ -32,6 +32,8 @@ func command(ctx context.Context, p process) (status int, acted bool) {
 		err = loginCommand(ctx, p)
 	case "doctor":
 		err = doctorCommand(ctx, p)
+	case "completion":
+		err = completion(p)
 	default:
 		return 0, false
 	}

@@ -76,6 +76,7 @@ Usage:
   executor doctor --context DIR|URL --destination REF [flags]
   executor push FILE|DIR --destination REF [flags]
   executor login REGISTRY --username U --password-stdin
+  executor completion bash|zsh|fish
   executor version
 
 Contexts: a directory, dir://, tar:// (tar://stdin), git://host/repo.git[#ref],

@@ -2,11 +2,13 @@ package main_test
 
 import (
 	"errors"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"testing"
 	"text/template"
+	"time"
 )
 
 // setup is a way to install Kiln.
@@ -14,6 +16,7 @@ type setup struct {
 	config  string // directory below knative/config
 	profile string // of builds
 	image   string // of the executor; "" is the working tree's
+	suspend bool   // Jobs wait, for nobody
 }
 
 // overlay is a kustomization of the tests on top of Kiln's own.
@@ -82,12 +85,21 @@ const triggers = `triggers:
     on: {git: {repo: "**"}}
     push: {image: "{{.Registry}}/built/{{"{{ .Repo.Name | slug }}"}}", tags: ["{{"{{ .Ref.Slug }}"}}"]}
     run: {timeout: 2m}
+  - name: hasty
+    on: {object: {bucket: s3://hasty, suffix: .tar.gz}}
+    push: {image: "{{.Registry}}/built/{{"{{ .Object.Stem | slug }}"}}", tags: [latest]}
+    run: {timeout: 6s}
+  - name: tight
+    on: {object: {bucket: s3://tight, suffix: .tar.gz}}
+    push: {image: "{{.Registry}}/built/{{"{{ .Object.Stem | slug }}"}}", tags: [latest]}
+    run: {timeout: 3m, resources: {disk: 64Mi}}
 `
 
 // jobs are the options of Jobs.
 const jobs = `image: {{.Image}}
 profile: {{.Profile}}
 serviceAccount: kiln-executor
+suspend: {{.Suspend}}
 pendingTimeout: 20s
 flags: ["--registry-map=index.docker.io={{.Registry}}", "--skip-default-registry-fallback"]
 resources: {limits: {memory: 512Mi}}
@@ -149,7 +161,7 @@ func (i *install) applySetup(t *testing.T, s setup) {
 	check(t, err)
 	values := map[string]any{
 		"Base": base, "Registry": i.Registry(), "Sink": i.sink.url, "S3Inside": i.s3Inside, "S3": i.s3, "Token": token,
-		"NodePort": nodePort, "Profile": s.profile, "Image": s.image,
+		"NodePort": nodePort, "Profile": s.profile, "Image": s.image, "Suspend": s.suspend,
 		"Broker": s.config != "base", "JobSink": s.config == "jobsink", "SinkIP": sink.Hostname(), "SinkPort": sink.Port(),
 	}
 	for name, text := range map[string]string{
@@ -166,4 +178,16 @@ func (i *install) applySetup(t *testing.T, s setup) {
 		i.kubectl(t, "label", "--overwrite", "namespace", "kiln-builds", "pod-security.kubernetes.io/enforce=privileged")
 	}
 	i.kubectl(t, "-n", "kiln", "rollout", "status", "deployment/kiln-dispatcher", "--timeout=120s")
+	// The node's proxy learns a moment later which pod is there now.
+	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	inRow := 0
+	eventually(t, time.Minute, "the dispatcher answers", func() bool {
+		resp, err := client.Get(i.URL() + "/healthz")
+		if err != nil || resp.Body.Close() != nil || resp.StatusCode != http.StatusOK {
+			inRow = 0
+		} else {
+			inRow++
+		}
+		return inRow == 5
+	})
 }

@@ -53,8 +53,9 @@ func newInstall(t *testing.T) *install {
 	cfg, err := node.NewConfig(t.TempDir(), programs, node.Built)
 	check(t, err)
 	cfg.Bound = true
+	cfg.Kubelet = []string{"volumeStatsAggPeriod: 2s"} // how soon it sees that a build uses too much disk
 	bin := t.TempDir()
-	run(t, "go", "build", "-o", bin+"/", ".", "../../executor")
+	run(t, "go", "build", "-trimpath", "-o", bin+"/", ".", "../../executor")
 	n, err := node.Start(t.Context(), cfg, []string{filepath.Join(bin, "cluster"), "init"})
 	check(t, err)
 	i := &install{Node: n, executor: filepath.Join(bin, "executor")}
@@ -70,7 +71,7 @@ func newInstall(t *testing.T) *install {
 	i.s3 = servers.Versity(t, servers.VersityOptions{Webhook: relay})
 	i.s3Inside = "http://" + forward(t, n.HostIP(), strings.TrimPrefix(i.s3.URL, "http://"))
 	i.git = newGitServer(t, n.HostIP(), i.URL())
-	for _, bucket := range []string{"contexts", "ledger"} {
+	for _, bucket := range []string{"contexts", "ledger", "hasty", "tight"} {
 		i.aws(t, "s3", "mb", "s3://"+bucket)
 	}
 	return i
@@ -134,9 +135,15 @@ func (i *install) aws(t *testing.T, args ...string) {
 // upload packs a directory and uploads it as an object.
 func (i *install) upload(t *testing.T, dir, object string) {
 	t.Helper()
+	i.uploadTo(t, "contexts", dir, object)
+}
+
+// uploadTo is upload to any bucket.
+func (i *install) uploadTo(t *testing.T, bucket, dir, object string) {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "context.tar.gz")
 	run(t, "tar", "-czf", file, "-C", dir, ".")
-	i.aws(t, "s3", "cp", file, "s3://contexts/"+object)
+	i.aws(t, "s3", "cp", file, "s3://"+bucket+"/"+object)
 }
 
 // forward passes connections to an address of the host on to another, and

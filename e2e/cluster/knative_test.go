@@ -46,6 +46,7 @@ func TestKnative(t *testing.T) {
 			return
 		}
 	}
+	t.Run("profiles", func(t *testing.T) { i.profilesAreValid(t) })
 	t.Run("Jobs are told of", func(t *testing.T) { i.jobsAreTold(t) })
 	t.Run("JobSink", func(t *testing.T) {
 		i.applyEventing(t, setup{config: "jobsink", profile: "default"})

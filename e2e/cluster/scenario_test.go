@@ -48,9 +48,14 @@ func TestCluster(t *testing.T) {
 	})
 	t.Run("deleted", func(t *testing.T) { i.deleted(t) })
 	t.Run("dispatcher killed", func(t *testing.T) { i.dispatcherKilled(t) })
+	t.Run("evicted", func(t *testing.T) { i.evicted(t) })
+	t.Run("out of disk", func(t *testing.T) { i.outOfDisk(t) })
+	t.Run("too late", func(t *testing.T) { i.tooLate(t) })
+	t.Run("finisher killed", func(t *testing.T) { i.finisherKilled(t) })
+	t.Run("scenarios", func(t *testing.T) { i.scenarios(t) })
 	t.Run("restricted", func(t *testing.T) { i.restricted(t) })
 	t.Run("no image", func(t *testing.T) { i.noImage(t) })
-	t.Run("one outcome each", func(t *testing.T) { i.oneOutcomeEach(t, 13) })
+	t.Run("one outcome each", func(t *testing.T) { i.oneOutcomeEach(t, 13+4+scenarioBuilds) })
 }
 
 // image is the repository of what is built of an object or repository.
@@ -87,10 +92,15 @@ func (i *install) ends(t *testing.T, name string, outcome events.Outcome, class 
 
 func (i *install) uploadDockerfile(t *testing.T, name, dockerfile string) {
 	t.Helper()
+	i.uploadDockerfileTo(t, "contexts", name, dockerfile)
+}
+
+func (i *install) uploadDockerfileTo(t *testing.T, bucket, name, dockerfile string) {
+	t.Helper()
 	dir := t.TempDir()
 	check(t, os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(dockerfile), 0o644))
 	check(t, os.WriteFile(filepath.Join(dir, "file"), []byte("content\n"), 0o644))
-	i.upload(t, dir, name+".tar.gz")
+	i.uploadTo(t, bucket, dir, name+".tar.gz")
 }
 
 const slow = "FROM debian:bookworm-slim\nRUN echo begun; sleep 30\n"

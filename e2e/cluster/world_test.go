@@ -158,3 +158,17 @@ func (g *gitServer) push(t *testing.T, name, dir, header string) {
 		}
 	}
 }
+
+// keep makes a repository of a directory, with nobody told of it, and returns its
+// commit.
+func (g *gitServer) keep(t *testing.T, name, dir string) string {
+	t.Helper()
+	bare := filepath.Join(g.root, name+".git")
+	run(t, "git", "init", "-q", "--bare", bare)
+	for _, args := range [][]string{
+		{"init", "-q", "-b", "main"}, {"add", "-A"}, {"-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-qm", "one"}, {"push", "-q", bare, "main"},
+	} {
+		run(t, "git", append([]string{"-C", dir}, args...)...)
+	}
+	return strings.TrimSpace(run(t, "git", "-C", dir, "rev-parse", "HEAD"))
+}

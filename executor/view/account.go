@@ -88,14 +88,19 @@ func (a *account) step(e Event, took time.Duration) {
 	}
 }
 
-// phaseOrder is the order in which phases are told, and what they are called.
-var phaseOrder = []struct {
+// namedPhase is a phase, and what it is called.
+type namedPhase struct {
 	phase progress.Phase
 	name  string
-}{
-	{progress.PhaseLoad, "load"}, {progress.PhasePull, "pull"}, {progress.PhaseExtract, "extract"}, {progress.PhaseCopy, "copy"},
-	{progress.PhaseAdd, "add"}, {progress.PhaseRun, "run"}, {progress.PhaseWorkdir, "workdir"}, {progress.PhaseSnapshot, "snapshot"},
-	{progress.PhaseLayer, "compress"}, {progress.PhasePush, "push"}, {progress.PhaseExport, "export"},
+}
+
+// phaseOrder is the order in which phases are told.
+func phaseOrder() []namedPhase {
+	return []namedPhase{
+		{progress.PhaseLoad, "load"}, {progress.PhasePull, "pull"}, {progress.PhaseExtract, "extract"}, {progress.PhaseCopy, "copy"},
+		{progress.PhaseAdd, "add"}, {progress.PhaseRun, "run"}, {progress.PhaseWorkdir, "workdir"}, {progress.PhaseSnapshot, "snapshot"},
+		{progress.PhaseLayer, "compress"}, {progress.PhasePush, "push"}, {progress.PhaseExport, "export"},
+	}
 }
 
 // table is what the build made: its layers, what the cache did, and how long
@@ -140,7 +145,7 @@ func (a *account) table(columns int, s style) []string {
 	sums = append(sums, seconds(a.last.Sub(a.began)))
 	out = append(out, fit(strings.Join(sums, " · "), columns))
 	var times []string
-	for _, p := range phaseOrder {
+	for _, p := range phaseOrder() {
 		if d := a.phases[p.phase]; d >= 50*time.Millisecond {
 			times = append(times, p.name+" "+seconds(d))
 		}

@@ -239,6 +239,8 @@ func TestLiveViewFailed(t *testing.T) {
 		}
 		f.send(Event{Kind: progress.KindStep, ID: "1.1", State: progress.StateFailed, MS: 100, Error: "exit status 2\nof make"})
 		f.send(Event{Kind: progress.KindStep, ID: "1.1", State: progress.StateFailed, MS: 100, Error: "told twice"})
+		f.send(started("2.1", "[b 1/1] RUN other", progress.PhaseRun), printed("2.1", "unheard"))
+		f.send(Event{Kind: progress.KindStep, ID: "2.1", State: progress.StateFailed, MS: 100, Error: progress.Stopped})
 		f.send(Event{Kind: progress.KindResult, State: progress.StateFailed, Text: "Dockerfile:2: RUN make: exit status 2"})
 		if err := f.view.Close(); err != nil {
 			t.Fatal(err)
@@ -248,7 +250,7 @@ func TestLiveViewFailed(t *testing.T) {
 		for i := 10; i < 50; i++ {
 			fmt.Fprintln(&want, "    line", i)
 		}
-		fmt.Fprint(&want, "  exit status 2\n  of make\n✗ Dockerfile:2: RUN make: exit status 2\n")
+		fmt.Fprint(&want, "  exit status 2\n  of make\n"+join("✗ [b 1/1] RUN other", "0.1s", 59)+"\n  stopped with the rest of the build\n✗ Dockerfile:2: RUN make: exit status 2\n")
 		if got := f.screen.Text(); got != want.String() {
 			t.Errorf("screen:\n%s", got)
 		}

@@ -172,6 +172,9 @@ func (t *tree) end(n *node) {
 
 func (t *tree) failed(n *node, e Event, took time.Duration, columns int) []string {
 	out := []string{join(t.style.red("✗ ")+n.name, t.style.dim(seconds(took)), columns)}
+	if e.Error == progress.Stopped {
+		n.lines = nil // nobody looks for a mistake in it
+	}
 	for _, line := range n.lines {
 		out = append(out, fit("    "+line, columns))
 	}

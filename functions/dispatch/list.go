@@ -54,7 +54,11 @@ func (d *Dispatcher) Describe(ctx context.Context, abbreviated string) (Build, e
 	if err != nil {
 		return Build{}, err
 	}
-	return d.describe(ctx, id)
+	b, err := d.describe(ctx, id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return b, fmt.Errorf("no build %s: %w", id, fs.ErrNotExist)
+	}
+	return b, err
 }
 
 func (d *Dispatcher) findBuild(ctx context.Context, abbreviated string) (string, error) {

@@ -41,7 +41,7 @@ func (c *Console) parse() error {
 		c.assets[a.name] = a
 		address[f.Name()] = "/static/" + a.name
 	}
-	for _, name := range []string{"list", "build", "log", "files", "trends", "upload", "login", "error"} {
+	for _, name := range []string{"list", "build", "log", "files", "layer", "trends", "upload", "login", "error"} {
 		t, err := template.New("layout.html").Funcs(c.functions(address)).ParseFS(files, "templates/layout.html", "templates/parts.html", "templates/"+name+".html")
 		if err != nil {
 			return fmt.Errorf("read templates: %w", err)

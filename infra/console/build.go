@@ -78,7 +78,8 @@ type buildPage struct {
 	Status   string
 	Source   string
 	Ref      string
-	Rev      string
+	Rev      string // short, if it is a commit
+	FullRev  string
 	Took     string
 	Pull     string // the command
 	Rerun    bool   // it can be built again
@@ -91,8 +92,8 @@ type buildPage struct {
 	Change   string // the triggering event, JSON
 	Event    string // the terminal event, JSON
 	Phases   []phaseRow
-	Running  string // what goes on, for those who listen
 	NoLogs   string // why there is no log
+	Look     bool   // layers can be looked into
 }
 
 func (c *Console) serveBuild(w http.ResponseWriter, r *http.Request) error {
@@ -100,17 +101,41 @@ func (c *Console) serveBuild(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	id := b.Request.BuildID
-	story, err := c.stories.get(r.Context(), c.cfg.Logs, id)
+	story, err := c.stories.get(r.Context(), c.cfg.Logs, b.Request.BuildID)
 	if err != nil {
 		return err
 	}
 	steps, layers := story.snapshot()
-	ch := b.Request.Change
+	previous, err := c.previous(r.Context(), b)
+	if err != nil {
+		return err
+	}
+	d := c.describe(b)
+	d.Steps, d.Axis = c.timeline(b, steps, previous.story)
+	d.Phases = phaseRows(d.Steps)
+	d.Layers = layerViews(b, layers, previous)
+	if d.Event, err = c.eventOf(r.Context(), b); err != nil {
+		return err
+	}
+	if previous.sum != nil && b.Result != nil && b.Result.Outcome == events.OutcomeSuccess {
+		d.Previous = c.compare(r.Context(), b, previous)
+	}
+	if r.URL.Query().Get("part") == "live" {
+		return c.render(w, http.StatusOK, "build", d) // a script has the text already
+	}
+	if err := c.fillText(r.Context(), &d, story, steps); err != nil {
+		return err
+	}
+	return c.render(w, http.StatusOK, "build", d)
+}
+
+// describe says what the ledger knows of a build.
+func (c *Console) describe(b build) buildPage {
+	id, ch := b.Request.BuildID, b.Request.Change
 	d := buildPage{
 		page: c.page("build "+buildlog.Short(id), ""), B: b, ID: id, Status: b.Status(), Source: trimKiln(ch.Location), Ref: buildlog.Ref(ch.Name),
-		Rev: cmp.Or(ch.Revision(), ch.Generation), Rerun: c.cfg.Actions != nil && b.Result != nil, Nonce: rand.Text(), Legend: legend(),
-		Change: indented(ch),
+		Rev: cmp.Or(brief(ch.Revision()), ch.Generation), FullRev: cmp.Or(ch.Revision(), ch.Generation),
+		Rerun: c.cfg.Actions != nil && b.Result != nil, Nonce: rand.Text(), Legend: legend(), Change: indented(ch),
 	}
 	if c.cfg.Logs == nil {
 		d.NoLogs = "Logs are not kept here."
@@ -121,35 +146,18 @@ func (c *Console) serveBuild(w http.ResponseWriter, r *http.Request) error {
 	if !b.Ended() {
 		d.Refresh = 3
 	}
-	previous, err := c.previous(r.Context(), b)
-	if err != nil {
-		return err
+	res := b.Result
+	if res == nil {
+		return d
 	}
-	d.Steps, d.Axis = c.timeline(b, steps, previous.story)
-	d.Phases = phaseRows(d.Steps)
-	d.Layers = layerViews(b, layers, previous)
-	d.Running = announcement(b, steps)
-	if d.Event, err = c.eventOf(r.Context(), b); err != nil {
-		return err
+	d.Look = c.cfg.Image != nil && res.Digest != ""
+	if res.Digest != "" && b.Request.Image != "" {
+		d.Pull = "docker pull " + b.Request.Image + "@" + res.Digest
 	}
-	if res := b.Result; res != nil {
-		if res.Digest != "" && b.Request.Image != "" {
-			d.Pull = "docker pull " + b.Request.Image + "@" + res.Digest
-		}
-		if !res.StartedAt.IsZero() && !res.FinishedAt.Before(res.StartedAt) {
-			d.Took = buildlog.Duration(res.FinishedAt.Sub(res.StartedAt).Milliseconds())
-		}
-		if previous.sum != nil && res.Outcome == events.OutcomeSuccess {
-			d.Previous = c.compare(r.Context(), b, previous)
-		}
+	if !res.StartedAt.IsZero() && !res.FinishedAt.Before(res.StartedAt) {
+		d.Took = buildlog.Duration(res.FinishedAt.Sub(res.StartedAt).Milliseconds())
 	}
-	if r.URL.Query().Get("part") == "live" {
-		return c.render(w, http.StatusOK, "build", d) // a script has the text already
-	}
-	if err := c.fillText(r.Context(), &d, story, steps); err != nil {
-		return err
-	}
-	return c.render(w, http.StatusOK, "build", d)
+	return d
 }
 
 // tailLines is how many of the last lines of a step a page has, and pageLines of all

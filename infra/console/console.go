@@ -162,6 +162,7 @@ func (c *Console) Note(ctx context.Context, e event.Event) {
 //	GET  /builds/{id}/lines     lines of a step as JSON: ?step= ?from= ?count=
 //	GET  /builds/{id}/stream    server-sent events: how far each step is
 //	GET  /builds/{id}/files     which files differ from the build before
+//	GET  /builds/{id}/layers/{digest} what is in a layer
 //	POST /builds/{id}/cancel, /builds/{id}/rebuild
 //	GET  /trends                how the builds of triggers have gone: ?trigger=
 //	GET, POST /upload           sends a context
@@ -172,18 +173,19 @@ func (c *Console) Note(ctx context.Context, e event.Event) {
 func (c *Console) Handler() http.Handler {
 	mux := http.NewServeMux()
 	for pattern, h := range map[string]func(http.ResponseWriter, *http.Request) error{
-		"GET /{$}":                  c.serveList,
-		"GET /builds/{id}":          c.serveBuild,
-		"GET /builds/{id}/log":      c.serveLog,
-		"GET /builds/{id}/lines":    c.serveLines,
-		"GET /builds/{id}/stream":   c.serveStream,
-		"GET /builds/{id}/files":    c.serveFiles,
-		"POST /builds/{id}/cancel":  c.serveCancel,
-		"POST /builds/{id}/rebuild": c.serveRebuild,
-		"GET /trends":               c.serveTrends,
-		"GET /upload":               c.serveUploadForm,
-		"POST /upload":              c.serveUpload,
-		"/":                         func(http.ResponseWriter, *http.Request) error { return notFound("there is no such page") },
+		"GET /{$}":                         c.serveList,
+		"GET /builds/{id}":                 c.serveBuild,
+		"GET /builds/{id}/log":             c.serveLog,
+		"GET /builds/{id}/lines":           c.serveLines,
+		"GET /builds/{id}/stream":          c.serveStream,
+		"GET /builds/{id}/files":           c.serveFiles,
+		"GET /builds/{id}/layers/{digest}": c.serveLayer,
+		"POST /builds/{id}/cancel":         c.serveCancel,
+		"POST /builds/{id}/rebuild":        c.serveRebuild,
+		"GET /trends":                      c.serveTrends,
+		"GET /upload":                      c.serveUploadForm,
+		"POST /upload":                     c.serveUpload,
+		"/":                                func(http.ResponseWriter, *http.Request) error { return notFound("there is no such page") },
 	} {
 		mux.Handle(pattern, c.admitted(c.orError(h)))
 	}

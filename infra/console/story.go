@@ -349,14 +349,6 @@ func (c *stories) get(ctx context.Context, logs Logs, id string) (*story, error)
 	return s, s.read(ctx, logs, id)
 }
 
-// forget drops what is known of a build.
-func (c *stories) forget(id string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.byID, id)
-	c.order = slices.DeleteFunc(c.order, func(o string) bool { return o == id })
-}
-
 // indented makes JSON readable; what is none stays as it is.
 func indented(v any) string {
 	data, err := json.MarshalIndent(v, "", "  ")

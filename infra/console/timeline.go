@@ -57,7 +57,7 @@ func legend() []option {
 	}
 }
 
-// lane is where bars of a kind are drawn: what may go on beside others has lanes of
+// lane is where bars of a kind are drawn in a row of 24 pixels: what may go on beside others has lanes of
 // its own.
 func lane(kind string) (class string, y, h int) {
 	switch kind {
@@ -74,9 +74,6 @@ func lane(kind string) (class string, y, h int) {
 	}
 	return "load", 6, 9
 }
-
-// rowHeight is the height of a row of the timeline in pixels.
-const rowHeight = 24
 
 // timeline lays out the steps of a build over the time that it took so far.
 func (c *Console) timeline(b build, steps []step, before *story) ([]stepView, []tick) {
@@ -103,7 +100,7 @@ func (c *Console) timeline(b build, steps []step, before *story) ([]stepView, []
 			}
 			class, y, h := lane(p.Kind)
 			v.Bars = append(v.Bars, bar{
-				Kind: class, Title: phaseTitle(p, to), X: part(p.Begin.Sub(begin)), W: part(to.Sub(p.Begin)), Y: y, H: h, Open: p.open(), Failed: p.Failed,
+				Kind: class, Title: phaseTitle(p, to), X: part(p.Begin.Sub(begin)), W: part(max(to.Sub(p.Begin), total/400)), Y: y, H: h, Open: p.open(), Failed: p.Failed,
 			})
 		}
 		v.Said = said(s.Phases, end)
@@ -214,18 +211,18 @@ func moved(s step, earlier map[string]events.ProgressInputs) string {
 	}
 	var what []string
 	if was.Instruction != s.Inputs.Instruction {
-		what = append(what, "the instruction or its variables")
+		what = append(what, "the instruction")
 	}
 	if was.Content != s.Inputs.Content {
-		what = append(what, "what it reads")
+		what = append(what, "the files it reads")
 	}
 	if was.Before != s.Inputs.Before {
-		what = append(what, "what comes before it")
+		what = append(what, "what it stands on")
 	}
 	if len(what) == 0 {
 		return "nothing it depends on differs from the build before"
 	}
-	return strings.Join(what, " and ") + " changed since the build before"
+	return "changed: " + strings.Join(what, ", ")
 }
 
 // axis marks the time at round values.

@@ -98,7 +98,7 @@ func (c *Console) submit(r *http.Request, u Upload, part *multipart.Part) (id st
 	if slug := trigger.Slug(u.Tag); slug != u.Tag {
 		return "", badRequest("%q cannot be a tag; %q can", u.Tag, slug)
 	}
-	seen := &empty{r: part}
+	seen := &watched{r: part}
 	u.Content = seen
 	id, err = c.cfg.Submit(r.Context(), u)
 	switch {
@@ -112,14 +112,14 @@ func (c *Console) submit(r *http.Request, u Upload, part *multipart.Part) (id st
 	return id, nil
 }
 
-// empty notices whether there was anything to read, and what failed.
-type empty struct {
+// watched notices whether there was anything to read, and what failed.
+type watched struct {
 	r      io.Reader
 	any    bool
 	failed error
 }
 
-func (e *empty) Read(p []byte) (int, error) {
+func (e *watched) Read(p []byte) (int, error) {
 	n, err := e.r.Read(p)
 	e.any = e.any || n > 0
 	if err != nil && !errors.Is(err, io.EOF) {

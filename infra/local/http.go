@@ -41,7 +41,7 @@ func (s *Stack) handler() http.Handler {
 	mux.Handle(dispatch.DoorEvents, hooks)
 	mux.Handle(dispatch.APIPrefix, hooks)
 	contexts, git := s.bucket.Handler("/contexts/"), s.git.Handler()
-	var guarded http.Handler = s.guard(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	guarded := s.guard(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// These have names of their own in their paths, which are not to be
 		// tidied up by redirects.
 		switch path := r.URL.Path; {

@@ -68,7 +68,7 @@ func fatal(p *corev1.Pod) (events.Result, bool) {
 	case end.Reason == "OOMKilled" || end.ExitCode == exitKilled && reported(end).Outcome != events.OutcomeFailed:
 		return events.Result{
 			Outcome: events.OutcomeFailed, Class: events.ClassOOM, Reason: "out of memory",
-			Message:   "the executor was killed because it reached the container's memory limit; raise run.memory in the trigger",
+			Message:   "the executor was killed because it reached the container's memory limit; raise run.resources.memory in the trigger",
 			StartedAt: end.StartedAt.UTC(), FinishedAt: end.FinishedAt.UTC(), ExitCode: int(end.ExitCode),
 		}, true
 	case end.ExitCode == exitBuildFailed:
@@ -82,10 +82,10 @@ func fatal(p *corev1.Pod) (events.Result, bool) {
 func evicted(p *corev1.Pod) events.Result {
 	res := events.Result{
 		Outcome: events.OutcomeFailed, Class: events.ClassDisk, Reason: "evicted",
-		Message: "the node evicted the build: " + p.Status.Message + "; raise run.disk in the trigger",
+		Message: "the node evicted the build: " + p.Status.Message + "; raise run.resources.disk in the trigger",
 	}
 	if strings.Contains(p.Status.Message, "memory") && !strings.Contains(p.Status.Message, "storage") {
-		res.Class, res.Message = events.ClassOOM, "the node evicted the build: "+p.Status.Message+"; raise run.memory in the trigger"
+		res.Class, res.Message = events.ClassOOM, "the node evicted the build: "+p.Status.Message+"; raise run.resources.memory in the trigger"
 	}
 	if end := ended(p); end != nil {
 		res.StartedAt, res.FinishedAt = end.StartedAt.UTC(), end.FinishedAt.UTC()

@@ -2,6 +2,7 @@ package knative
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -152,4 +153,29 @@ func Deployments() []string {
 		"eventing-controller", "eventing-webhook", "imc-controller", "imc-dispatcher", "job-sink", "mt-broker-controller",
 		"mt-broker-filter", "mt-broker-ingress",
 	}
+}
+
+// ServingTypes returns the definitions of Knative Serving's types, at the version
+// that the module in dir requires. Its programs do not run on a node of tests: it
+// has no ingress for them.
+func ServingTypes(ctx context.Context, dir string) ([]byte, error) {
+	source, err := download(ctx, dir, "knative.dev/serving")
+	if err != nil {
+		return nil, err
+	}
+	files, err := filepath.Glob(filepath.Join(source, "config", "core", "300-resources", "*.yaml"))
+	if err != nil || len(files) == 0 {
+		return nil, fmt.Errorf("read types of Knative Serving: %s has none: %w", source, errors.Join(err, fs.ErrNotExist))
+	}
+	var all bytes.Buffer
+	for _, file := range files {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("read types of Knative Serving: %w", err)
+		}
+		all.WriteString("---\n")
+		all.Write(raw)
+		all.WriteString("\n")
+	}
+	return all.Bytes(), nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/kilnhook/kiln/executor/internal/dockerfile"
 	"github.com/kilnhook/kiln/executor/internal/plan"
+	"github.com/kilnhook/kiln/executor/internal/progress"
 )
 
 // use says what a stage is needed for.
@@ -156,4 +157,4 @@ func (s *stage) build(ctx context.Context) error {
 }
 
 // errStopped is what is told of a step that was stopped for another's sake.
-var errStopped = errors.New("stopped with the rest of the build")
+var errStopped = errors.New(progress.Stopped)

@@ -87,7 +87,10 @@ func (t *teller) send(e progress.Event) {
 	if t.now == nil {
 		return
 	}
-	e.Time, e.ID, e.Name, e.Pos = t.now(), t.event.ID, t.event.Name, t.event.Pos
+	e.Time, e.ID = t.now(), t.event.ID
+	if e.Kind != progress.KindOutput { // of which there are many, and whose step was named
+		e.Name, e.Pos = t.event.Name, t.event.Pos
+	}
 	t.sink.Send(e)
 }
 

@@ -129,6 +129,9 @@ func (c *Contents) Add(path string, size int64) {
 	c.Largest = c.Largest[:min(len(c.Largest), MaxLargest)]
 }
 
+// Stopped is the error of a step that did not fail itself.
+const Stopped = "stopped with the rest of the build"
+
 // Sink takes events. It may be called by several goroutines at once and must
 // not block for long. A nil Sink is valid and drops what Send gives it.
 type Sink func(Event)

@@ -1,7 +1,7 @@
 // What pages do more with JavaScript than without: follow a running build, scroll
 // through a long log without loading it whole, copy, and keep the list up to date.
 // Text of builds only ever becomes text nodes.
-const CHUNK = 200; // lines that are loaded at once
+const CHUNK = 100; // lines that are loaded at once
 const LINE = 18; // pixels, as in console.css
 const say = (text) => { const el = document.getElementById("say"); if (el && el.textContent !== text) el.textContent = text; };
 
@@ -87,7 +87,9 @@ class Log {
         chunk.el.style.top = `${n * CHUNK * LINE}px`;
         this.pre.append(chunk.el);
       }
-      chunk.el.append(...lines.map(row));
+      const rows = document.createDocumentFragment();
+      rows.append(...lines.map(row));
+      chunk.el.append(rows);
       chunk.lines += lines.length;
     } catch (err) {
       if (err.name !== "AbortError") this.chunks.delete(n);
@@ -169,10 +171,10 @@ function watch(id, ended) {
     try {
       const fresh = await newer(`/builds/${id}?part=live`);
       swap(fresh, ["head", "timeline", "layers", "changes", "events"]);
-      say(document.getElementById("head").dataset.say);
       for (const now of fresh.querySelectorAll("#log > details.step")) {
         const old = document.getElementById(now.id);
         if (old) {
+          if (!now.hidden) old.hidden = false;
           old.querySelector("summary").replaceChildren(...document.adoptNode(now.querySelector("summary")).childNodes);
           continue;
         }
@@ -194,8 +196,11 @@ function watch(id, ended) {
       lines.set(s.n, s.lines);
       logs.get(s.n)?.extend(s.lines);
       const count = document.querySelector(`#s${s.n} .count`);
-      if (count && s.lines) count.textContent = `${s.lines} lines`;
+      if (!count || !s.lines) continue;
+      count.textContent = `${s.lines} lines`;
+      document.getElementById(`s${s.n}`).hidden = false;
     }
+    say(told.say);
     const now = told.status + told.say + told.steps.map((s) => s.state).join();
     if (now !== states || told.ended) { states = now; refresh(); }
     if (told.ended) { stream.close(); clearInterval(tick); }

@@ -162,14 +162,21 @@ func (c *Client) Health(ctx context.Context) (api.Health, error) {
 	return h, c.get(ctx, "/healthz", &h)
 }
 
-// Builds lists up to limit builds, newest first, from the place after on.
-func (c *Client) Builds(ctx context.Context, limit int, after string) (api.List, error) {
+// Builds lists builds, newest first: limit of them from the place after on, and those
+// only that filter is for, whose names are those of GET /v1/builds. Empty values are
+// no filter.
+func (c *Client) Builds(ctx context.Context, limit int, after string, filter map[string]string) (api.List, error) {
 	q := url.Values{"limit": {strconv.Itoa(limit)}}
 	if after != "" {
 		q.Set("after", after)
 	}
+	for name, value := range filter {
+		if value != "" {
+			q.Set(name, value)
+		}
+	}
 	var l api.List
-	return l, c.get(ctx, "/api/builds?"+q.Encode(), &l)
+	return l, c.get(ctx, "/v1/builds?"+q.Encode(), &l)
 }
 
 // BuildsOf lists the builds that a change started, oldest trigger first: of an
@@ -184,21 +191,23 @@ func (c *Client) BuildsOf(ctx context.Context, name, revision string) ([]api.Bui
 // Build describes one build. id may be cut to as much of it as is unique.
 func (c *Client) Build(ctx context.Context, id string) (api.Build, error) {
 	var b api.Build
-	return b, c.get(ctx, "/api/builds/"+url.PathEscape(id), &b)
+	return b, c.get(ctx, "/v1/builds/"+url.PathEscape(id), &b)
 }
 
-// Cancel cancels one build.
+// Cancel cancels one build. id may be cut to as much of it as is unique.
 func (c *Client) Cancel(ctx context.Context, id string) (api.Build, error) {
-	var b api.Build
-	resp, err := c.do(ctx, http.MethodPost, "/api/builds/"+url.PathEscape(id)+"/cancel", nil, nil)
+	b, err := c.Build(ctx, id)
 	if err != nil {
 		return b, err
 	}
-	defer resp.Body.Close()
-	if err := json.NewDecoder(resp.Body).Decode(&b); err != nil {
-		return b, fmt.Errorf("read answer of kiln: %w", err)
+	resp, err := c.do(ctx, http.MethodPost, "/v1/builds/"+b.ID+"/cancel", nil, nil)
+	if err != nil {
+		return b, err
 	}
-	return b, nil
+	if err := resp.Body.Close(); err != nil {
+		return b, fmt.Errorf("cancel build: %w", err)
+	}
+	return c.Build(ctx, b.ID)
 }
 
 // Log passes on a build's log line by line, without newlines; with follow it

@@ -118,7 +118,7 @@ func TestErrors(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(broken)
-	if _, err := c.Builds(ctx, 1, ""); !errors.Is(err, broken) {
+	if _, err := c.Builds(ctx, 1, "", nil); !errors.Is(err, broken) {
 		t.Errorf("%v", err)
 	}
 	for _, bad := range []string{"ftp://x", "http://", "http://x y"} {

@@ -12,7 +12,7 @@ import (
 func (a *app) rebuild() *cobra.Command {
 	var key string
 	cmd := &cobra.Command{
-		Use: "rebuild BUILD", Short: "build once more what a build built", Args: oneArg("the build's id or its beginning"),
+		Use: "rebuild BUILD", ValidArgsFunction: a.completeBuilds(1), Short: "build once more what a build built", Args: oneArg("the build's id or its beginning"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.client()
 			if err != nil {

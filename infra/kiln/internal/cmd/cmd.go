@@ -54,12 +54,17 @@ type app struct {
 	server string // --server
 	data   string // --data
 	output string // --output
+	asJSON bool   // --json
 }
 
 // Run runs the command and returns the exit status.
 func Run(ctx context.Context, p Process) int {
 	a := &app{Process: p}
 	root := a.root() //nolint:contextcheck // cobra hands the context to each command
+	if err := completeFlags(root); err != nil {
+		fmt.Fprintf(p.Stderr, "kiln: %v\n", err)
+		return ExitFailed
+	}
 	root.SetArgs(p.Args)
 	root.SetOut(p.Stdout)
 	root.SetErr(p.Stderr)
@@ -71,7 +76,7 @@ func Run(ctx context.Context, p Process) int {
 	case errors.As(err, &usage):
 		fmt.Fprintf(p.Stderr, "kiln: %v\nkiln help tells how to use it.\n", err)
 		return ExitUsage
-	case errors.Is(err, errQuiet):
+	case errors.Is(err, errQuiet), errors.Is(err, errDiffers):
 		return ExitFailed
 	case ctx.Err() != nil && errors.Is(err, context.Cause(ctx)):
 		fmt.Fprintln(p.Stderr, "kiln: interrupted")
@@ -87,8 +92,14 @@ func (a *app) root() *cobra.Command {
 		Long: "Kiln builds a container image when code arrives, and says so with an event.\n\n" +
 			"kiln up starts everything on this machine. The other commands talk to it.",
 		SilenceUsage: true, SilenceErrors: true, Args: noArgs,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if a.asJSON {
+				if cmd.Flags().Changed("output") && a.output != "json" {
+					return &usageError{errors.New("--json and --output text exclude each other")}
+				}
+				a.output = "json"
+			}
 			if a.output != "text" && a.output != "json" {
 				return &usageError{fmt.Errorf("--output is %q, and may be text or json", a.output)}
 			}
@@ -101,7 +112,8 @@ func (a *app) root() *cobra.Command {
 	flags.StringVar(&a.server, "server", "", "address of the stack (KILN_SERVER; default: the one running on this machine)")
 	flags.StringVar(&a.data, "data", a.Getenv("KILN_DATA"), "data directory of the stack (KILN_DATA; default: "+a.defaultData()+")")
 	flags.StringVarP(&a.output, "output", "o", "text", "text or json")
-	root.AddCommand(a.up(), a.submit(), a.builds(), a.logs(), a.events(), a.cancel(), a.rebuild(), a.triggers(), a.deadLetters(), a.doctor(), a.version(), a.gitHook())
+	flags.BoolVar(&a.asJSON, "json", false, "the same as --output json")
+	root.AddCommand(a.up(), a.submit(), a.builds(), a.build(), a.diff(), a.logs(), a.events(), a.cancel(), a.rebuild(), a.triggers(), a.deadLetters(), a.doctor(), a.completion(), a.version(), a.gitHook())
 	return root
 }
 

@@ -49,7 +49,8 @@ func (a *app) up() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "up", Short: "start bucket, git, registry, dispatcher and page on this machine", Args: noArgs,
 		Long: "Start everything Kiln is on this machine, in one process and one data directory.\n" +
-			"It listens on the loopback interface, where anybody who reaches it may upload and push.",
+			"It listens on the loopback interface, where anybody who reaches it may upload and push.\n" +
+			"With --listen elsewhere it needs --token-file, and whoever comes a token.",
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.runUp(cmd.Context(), f) },
 	}
 	fl := cmd.Flags()
@@ -68,7 +69,7 @@ func (a *app) up() *cobra.Command {
 	fl.StringVar(&f.secrets.Gitea, "gitea-secret-file", "", "file with the secret of Gitea or Forgejo webhooks (or KILN_GITEA_SECRET)")
 	fl.StringVar(&f.secrets.Bitbucket, "bitbucket-secret-file", "", "file with the secret of Bitbucket webhooks (or KILN_BITBUCKET_SECRET)")
 	fl.StringVar(&f.secrets.BitbucketURL, "bitbucket-url", a.Getenv("KILN_BITBUCKET_URL"), "address of a Bitbucket Data Center whose webhooks do not say it (KILN_BITBUCKET_URL)")
-	fl.StringVar(&f.secrets.Tokens, "token-file", "", "file with the bearer tokens of the other doors and of /v1/, one a line (or KILN_TOKEN); without, they are for this machine alone")
+	fl.StringVar(&f.secrets.Tokens, "token-file", "", "file with the bearer tokens of the other doors and of /v1/, one a line (or KILN_TOKEN); without, they are for this machine alone. With --listen elsewhere the page, uploads, git and registry want one too, as bearer or as password")
 	fl.StringSliceVar(&f.mirrors, "base-mirror", list(a.Getenv("KILN_BASE_MIRROR")), "host[/path] to get Docker Hub's images from (KILN_BASE_MIRROR)")
 	fl.IntVar(&f.parallel, "max-parallel", 2, "builds at a time")
 	fl.IntVar(&f.maxQueued, "max-queued", fair.DefaultMax, "builds that wait; beyond them senders are told to come again")

@@ -7,7 +7,6 @@ import (
 	"io"
 	"strings"
 	"sync"
-	"text/tabwriter"
 	"time"
 	"unicode/utf8"
 
@@ -115,32 +114,6 @@ func (s *Screen) Err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.err
-}
-
-// Builds writes a table of builds.
-func Builds(out io.Writer, builds []api.Build, now time.Time) error {
-	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(w, "BUILD\tOUTCOME\tFROM\tIMAGE\tTOOK\tWHEN") // errors come with Flush
-	for _, b := range builds {
-		state, image, took := b.State, b.Request.Image, ""
-		if r := b.Result; r != nil {
-			state = string(r.Outcome)
-			if r.Digest != "" {
-				image += "@" + r.Digest[:min(len(r.Digest), 19)]
-			}
-			if !r.StartedAt.IsZero() && !r.FinishedAt.Before(r.StartedAt) {
-				took = buildlog.Duration(r.FinishedAt.Sub(r.StartedAt).Milliseconds())
-			}
-		}
-		if b.Position > 0 {
-			state += fmt.Sprintf(" #%d", b.Position)
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", buildlog.Short(b.ID), state, buildlog.Clean(buildlog.Source(b.Request.Change)), image, took, buildlog.Ago(now, b.Request.RequestedAt))
-	}
-	if err := w.Flush(); err != nil {
-		return fmt.Errorf("write table: %w", err)
-	}
-	return nil
 }
 
 // Verdict says in a line or two how a build ended.

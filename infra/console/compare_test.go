@@ -1,0 +1,129 @@
+package console
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+)
+
+// layerOf makes a layer of files; a nil content is a whiteout's.
+func layerOf(t *testing.T, files ...string) v1.Layer {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, f := range files {
+		name, content, _ := strings.Cut(f, "=")
+		h := &tar.Header{Name: name, Mode: 0o644, Size: int64(len(content)), Typeflag: tar.TypeReg}
+		if strings.HasSuffix(name, "/") {
+			h.Typeflag, h.Mode = tar.TypeDir, 0o755
+		}
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte(content)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return static.NewLayer(b.Bytes(), types.OCIUncompressedLayer)
+}
+
+func imageOf(t *testing.T, env string, layers ...v1.Layer) v1.Image {
+	t.Helper()
+	img, err := mutate.AppendLayers(empty.Image, layers...)
+	if err == nil {
+		img, err = mutate.Config(img, v1.Config{Env: []string{"PATH=/bin", "MODE=" + env}, Labels: map[string]string{"l": evil + env}, Cmd: []string{"run", env}})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+// Files that differ are those that only one image has or that are not the same; what
+// both stand on is not read, and a whiteout takes away what was below.
+func TestFiles(t *testing.T) {
+	base := layerOf(t, "base=below", "etc/")
+	was := imageOf(t, "a", base, layerOf(t, "app/same=1", "app/grew=1", "app/went=123", "app/moved/x=1"), layerOf(t, "app/late=x"))
+	is := imageOf(t, "b", base, layerOf(t, "app/same=1", "app/grew=12345", "app/"+evil+"=new", "app/late=x", "app/made=1", "app/moved/x=1"),
+		layerOf(t, "app/.wh.made=", ".wh.base=", "app/moved/.wh..wh..opq="))
+	rows, read, err := diffFiles(t.Context(), was, is)
+	if err != nil || read == 0 {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, r := range rows {
+		got = append(got, fmt.Sprintf("%s %s %+d", r.Kind, r.Path, r.Grown))
+	}
+	want := []string{"changed app/grew +4", "added app/" + evil + " +3", "removed app/went -3", "removed app/moved/x -1", "removed app/made +0", "removed base +0"}
+	// A file that was made and removed again leaves a whiteout, which says so.
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// Pages say how the configuration differs from that of the build before, and which
+// files do.
+func TestCompare(t *testing.T) {
+	images := map[string]v1.Image{}
+	w, l := newWorld(t, func(c *Config) {
+		c.Image = func(_ context.Context, repo, digest string) (v1.Image, error) {
+			if img := images[repo+"@"+digest]; img != nil {
+				return img, nil
+			}
+			return nil, fmt.Errorf("no image %s@%s", repo, digest)
+		}
+	})
+	older, was := buildOf(12, "web")
+	add(t, l, older, was)
+	req, res := buildOf(3, "web")
+	add(t, l, req, res)
+	if err := w.index.refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	has(t, "without images", w.get("/builds/"+req.BuildID), "could not be read from the registry")
+	images[older.Image+"@"+was.Digest] = imageOf(t, "a", layerOf(t, "f=1"))
+	images[req.Image+"@"+res.Digest] = imageOf(t, "b", layerOf(t, "f=12", evil+"=x"))
+	body := w.get("/builds/" + req.BuildID)
+	has(t, "the page", body, "env MODE", "label l", "[&#34;run&#34;, &#34;b&#34;]", "1 layers kept, 1 new, 1 gone", "/files\">Which files changed")
+	files := w.get("/builds/" + req.BuildID + "/files")
+	has(t, "the files", files, "2 paths differ", "/f<", "&lt;script&gt;", "&#43;1 B")
+	base := "/builds/" + req.BuildID + "/layers/"
+	digest, err := images[req.Image+"@"+res.Digest].Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash, err := digest[0].Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, _, _ := w.do("GET", base+hash.String(), nil); status != 404 {
+		t.Errorf("a layer that the ledger has not: %d", status)
+	}
+	contents, err := contentsOf(t.Context(), layerOf(t, "d/", "d/small=1", "d/large=12345", ".wh.gone="))
+	if err != nil || contents.Files != 2 || contents.Removed != 1 || contents.Bytes != 6 || contents.Largest[0].Path != "d/large" || contents.Largest[1].Size != 1 {
+		t.Errorf("%+v %v", contents, err)
+	}
+	if strings.Contains(body+files, evil) {
+		t.Error("markup got through")
+	}
+	trends := w.get("/trends?trigger=web")
+	has(t, "the trends", trends, "2 builds, 100 % of them a success", "latest 13.0s, median 22.0s", `<rect class="o-success"`, "60 %")
+	if status, _, _ := w.do("GET", "/trends?trigger=none", nil); status != 404 {
+		t.Errorf("a trigger that is not there: %d", status)
+	}
+	if status, _, _ := w.do("GET", "/builds/"+older.BuildID+"/files", nil); status != 404 {
+		t.Errorf("a build without one before: %d", status)
+	}
+}
