@@ -38,6 +38,7 @@ type job struct {
 	repository string        // the image is pushed to its app, the cache is in its cache
 	cached     bool          // read and write the cache
 	group      *cgroup.Group // in which everything runs
+	limit      int64         // of the group's memory, in bytes; 0 for none
 	line       func(string)  // takes every line that the executor prints
 }
 
@@ -128,7 +129,7 @@ func (p programs) inPlace(_ context.Context, j job) (session, error) {
 	return session{close: done, build: func(ctx context.Context) error {
 		out := &lines{each: j.line}
 		status, err := container.Run(ctx, container.Spec{
-			Runc: p.runc, Root: root, Scratch: j.dir, Cgroup: j.group.Path(), Dir: "/workspace",
+			Runc: p.runc, Root: root, Scratch: j.dir, Cgroup: j.group.Path(), Memory: j.limit, Dir: "/workspace",
 			Args: append(append([]string{"/kaniko/executor"}, j.kilnFlags("/workspace")...), "--isolation=inplace", "--force"),
 			Env: append([]string{
 				"HOME=/root", "USER=root", "PATH=/usr/local/bin:/kaniko", "DOCKER_CONFIG=/kaniko/.docker/", "SSL_CERT_DIR=/kaniko/ssl/certs",

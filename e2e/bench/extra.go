@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -39,7 +38,7 @@ func (l *lab) limited(ctx context.Context, list []workload) (map[string]map[stri
 		return nil, err
 	}
 	for _, w := range list {
-		if w.again {
+		if w.again || !l.chosen(limitedRow+"/"+w.name) {
 			continue
 		}
 		if err := l.push(ctx, w); err != nil {
@@ -145,20 +144,14 @@ type figures struct {
 	Start   *started                     `json:"start,omitempty"`
 	Targets []verdict                    `json:"targets"`
 
-	order []string // of workloads
+	order []string // of all workloads
 	list  []workload
 }
 
 // judge fills in the targets.
 func (f *figures) judge() {
 	for _, w := range f.list {
-		f.order = append(f.order, w.name)
 		f.Targets = append(f.Targets, f.Samples.judge(w)...)
 	}
 	f.Targets = append(f.Targets, f.judgeExtra()...)
-}
-
-// missed are the targets that are not met.
-func (f *figures) missed() []verdict {
-	return slices.DeleteFunc(slices.Clone(f.Targets), func(v verdict) bool { return v.Met })
 }

@@ -261,7 +261,7 @@ func (l *lab) onceLimited(ctx context.Context, w workload, b builder) (s sample,
 	}
 	name := strings.ReplaceAll(b.name, " ", "-")
 	context := filepath.Join(dir, "context-"+name)
-	if err := w.prepare(context, l.depot.host, 1); err != nil {
+	if err := w.leaner().prepare(context, l.depot.host, 1); err != nil {
 		return sample{}, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(context)) }()

@@ -5,7 +5,8 @@
 // it in the module's root.
 //
 // Everything happens in a directory of its own, in memory unless -store says
-// otherwise, and in a mount namespace of its own, so nothing of it is left however it ends.
+// otherwise, and in a mount namespace of its own: no mount outlives it, however it
+// ends, and nothing at all if it is not killed.
 package main
 
 import (
@@ -41,6 +42,9 @@ type options struct {
 	write             string
 	dir               string
 }
+
+// chosen tells whether a row is wanted. Those of the memory limit are called memory/WORKLOAD.
+func (o options) chosen(row string) bool { return o.workload == nil || o.workload.MatchString(row) }
 
 // insideVariable names the directory to work in, for the process that has
 // mounts of its own.
@@ -158,10 +162,10 @@ func bench(ctx context.Context, o options, dir string, out, log io.Writer) (err 
 	}
 	defer func() { err = errors.Join(err, l.close()) }()
 	f := figures{Machine: l.describe(ctx), Samples: results{}}
-	chosen := func(name string) bool { return o.workload == nil || o.workload.MatchString(name) }
 	all := workloads(o.sizes)
 	for _, w := range all {
-		if !chosen(w.name) {
+		f.order = append(f.order, w.name)
+		if !o.chosen(w.name) {
 			continue
 		}
 		if f.Samples[w.name], err = l.compare(ctx, w); err != nil {
@@ -169,12 +173,10 @@ func bench(ctx context.Context, o options, dir string, out, log io.Writer) (err 
 		}
 		f.list = append(f.list, w)
 	}
-	if chosen(limitedRow) {
-		if f.Limited, err = l.limited(ctx, all); err != nil {
-			return err
-		}
+	if f.Limited, err = l.limited(ctx, all); err != nil {
+		return err
 	}
-	if chosen(startRow) {
+	if o.chosen(startRow) {
 		s, err := l.start(ctx)
 		if err != nil {
 			return err

@@ -161,7 +161,7 @@ func (l *lab) measure(ctx context.Context, m measurement) (s sample, err error) 
 	defer cancel()
 	steps := &steps{group: group}
 	session, err := m.builder.ready(ctx, job{
-		dir: dir, context: m.context, host: m.host, repository: m.repository, cached: m.cached, group: group, line: steps.line,
+		dir: dir, context: m.context, host: m.host, repository: m.repository, cached: m.cached, group: group, limit: m.limit, line: steps.line,
 	})
 	if err != nil {
 		return s, fmt.Errorf("prepare %s: %w", m.builder.name, err)
@@ -185,7 +185,7 @@ func (l *lab) watch(ctx context.Context, m measurement, group *cgroup.Group, ses
 	sent := l.depot.traffic()
 	meter := newMeter(group)
 	began := time.Now()
-	failure := session.build(ctx)
+	failed := session.build(ctx)
 	s.Wall = time.Since(began)
 	after, err := group.CPU()
 	if err := errors.Join(err, meter.close()); err != nil {
@@ -203,9 +203,9 @@ func (l *lab) watch(ctx context.Context, m measurement, group *cgroup.Group, ses
 	if s.OOM, err = group.OOMKills(); err != nil {
 		return s, err
 	}
-	if failure != nil {
-		s.Failure = failure.Error()
-		return s, nil
+	if failed != nil {
+		s.Failure = failed.Error()
+		return s, nil //nolint:nilerr // that is what was measured
 	}
 	s.Layers, err = countLayers(ctx, l.depot.host+"/"+m.repository+"/app:latest")
 	return s, err

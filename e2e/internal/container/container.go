@@ -43,6 +43,7 @@ type Spec struct {
 	Dir     string   // working directory; "/" if empty
 	Cgroup  string   // control group, as "/name", below which the container's is made; the root if empty
 	Binds   []Bind
+	Memory  int64     // limit in bytes, without swap; none if 0
 	Stdin   io.Reader // empty if nil
 	Stdout  io.Writer // discarded if nil
 	Stderr  io.Writer // discarded if nil
@@ -150,6 +151,13 @@ func (c container) config(binds []Bind) ([]byte, error) {
 	config.Process["env"] = c.Env
 	if c.Dir != "" {
 		config.Process["cwd"] = c.Dir
+	}
+	if c.Memory > 0 {
+		resources, ok := config.Linux["resources"].(map[string]any)
+		if !ok {
+			return nil, errors.New("the configuration lacks resources")
+		}
+		resources["memory"] = map[string]int64{"limit": c.Memory, "swap": c.Memory}
 	}
 	config.Linux["cgroupsPath"] = path.Join("/", c.Cgroup, c.id)
 	for _, b := range binds {
