@@ -173,9 +173,6 @@ func bench(ctx context.Context, o options, dir string, out, log io.Writer) (err 
 		}
 		f.list = append(f.list, w)
 	}
-	if f.Limited, err = l.limited(ctx, all); err != nil {
-		return err
-	}
 	if o.chosen(startRow) {
 		s, err := l.start(ctx)
 		if err != nil {
@@ -183,9 +180,20 @@ func bench(ctx context.Context, o options, dir string, out, log io.Writer) (err 
 		}
 		f.Start = &s
 	}
+	// What follows is slow and not about speed: what is there is kept before.
+	if err := l.keep(&f); err != nil {
+		return err
+	}
+	f.Limited = map[string]map[string]sample{}
+	limited := l.limited(ctx, all, f.Limited)
+	return errors.Join(limited, l.keep(&f), f.text(out))
+}
+
+// keep writes what was measured so far to where it was asked for.
+func (l *lab) keep(f *figures) error {
 	f.Machine.Took = time.Since(l.began)
 	f.judge()
-	return errors.Join(f.text(out), f.save(o))
+	return f.save(l.options)
 }
 
 // describe says what is measured on what.
