@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -274,7 +275,11 @@ func TestJobSinkIsTheJob(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := o.Template.Job(events.Request{}, "kiln-builds")
+	want, err := o.Template.Job(events.Request{
+		BuildID: "b4fqlqs6nuner3bfunf5738b7r", Trigger: "app", Context: "gs://b/o", Image: "r.example.com/app",
+		Sequence: 1, Attempt: 1, Install: "i", Group: "g", RequestedAt: time.Unix(1795400000, 0),
+		Change: events.Change{Kind: events.KindObject, Location: "gs://b", Name: "o", Generation: "7"},
+	}, "kiln-builds")
 	if err != nil {
 		t.Fatal(err)
 	}
