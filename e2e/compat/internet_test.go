@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -305,9 +306,9 @@ func guarded(user, password string, next http.Handler) http.Handler {
 }
 
 // observe remembers the user agent of the last request.
-func observe(agent *string) fault {
+func observe(agent *atomic.Value) fault {
 	return func(_ http.ResponseWriter, r *http.Request) bool {
-		*agent = r.UserAgent()
+		agent.Store(r.UserAgent())
 		return false
 	}
 }

@@ -24,7 +24,7 @@ func defectRows() []row {
 			run: func(t *testing.T, k *kit) {
 				k.scratch()
 				f := newFaults(t, k.registry, always("PUT", "/manifests/latest", status(500, "UNKNOWN", "no")))
-				k.build(k.to(f.host), "--digest-file=digest").fails("push tag")
+				k.build(k.to(f.host), "--digest-file=digest").fails("push manifest", "as latest")
 				k.missing("digest")
 			},
 		},

@@ -7,6 +7,8 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -248,9 +250,9 @@ func failureRows() []row {
 			kind: failureKind, name: "context: 429 and 5xx", kaniko: "an error", does: "waits as long as it is asked to and tries again, four times; then the status",
 			run: func(t *testing.T, k *kit) {
 				content := contextArchive(t, "at last")
-				tries := 0
+				var tries atomic.Int32
 				server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-					switch tries++; tries {
+					switch tries.Add(1) {
 					case 1:
 						w.Header().Set("Retry-After", "2")
 						w.WriteHeader(http.StatusTooManyRequests)
@@ -269,10 +271,14 @@ func failureRows() []row {
 			run: func(t *testing.T, k *kit) {
 				k.write("files/c.tar", string(archive(t, "Dockerfile", "FROM scratch\nCOPY f /\n", "f", compressible())))
 				files := http.FileServer(http.Dir(k.path("files")))
+				var mu sync.Mutex
 				var ranges []string
 				server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					mu.Lock()
 					ranges = append(ranges, r.Header.Get("Range"))
-					if len(ranges) == 1 {
+					begins := len(ranges) == 1
+					mu.Unlock()
+					if begins {
 						w.Header().Set("Content-Length", fmt.Sprint(len(readFile(t, k.path("files/c.tar")))))
 						w.Header().Set("Last-Modified", modified(t, k.path("files/c.tar")))
 						_, _ = io.WriteString(w, readFile(t, k.path("files/c.tar"))[:40000])
@@ -282,6 +288,8 @@ func failureRows() []row {
 				}))
 				defer server.Close()
 				k.remote(server.URL+"/c.tar").holds("f", compressible())
+				mu.Lock()
+				defer mu.Unlock()
 				if len(ranges) != 2 || !strings.HasPrefix(ranges[1], "bytes=3") {
 					t.Errorf("it asked for the ranges %q", ranges)
 				}

@@ -18,12 +18,12 @@ func ignoredRows() []row {
 		{
 			kind: envKind, name: "UPSTREAM_CLIENT_TYPE", kaniko: "appended to the user agent", does: "appended to the user agent",
 			run: func(t *testing.T, k *kit) {
-				agent := ""
+				var agent atomic.Value
 				f := newFaults(t, k.registry, observe(&agent))
 				k.dockerfile("FROM " + f.host + "/library/base:1")
 				k.env["UPSTREAM_CLIENT_TYPE"] = "my-ci"
 				k.local().ok()
-				contains(t, agent, "kiln-executor/", ",my-ci")
+				contains(t, agent.Load().(string), "kiln-executor/", ",my-ci")
 			},
 		},
 		{

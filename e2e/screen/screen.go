@@ -118,7 +118,11 @@ func Start(t testing.TB, cmd *exec.Cmd, columns, rows int) *Program {
 	}
 	p := &Program{Screen: New(columns, rows), cmd: cmd, tty: tty, done: make(chan struct{})}
 	p.raw = true
-	go func() { _, _ = io.Copy(tty, p.emulator) }() // what a terminal answers when it is asked
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		_, _ = io.Copy(tty, p.emulator) // what a terminal answers when it is asked
+	}()
 	go func() {
 		defer close(p.done)
 		_, _ = io.Copy(p, tty) // ends with EIO when the last writer is gone
@@ -127,7 +131,10 @@ func Start(t testing.TB, cmd *exec.Cmd, columns, rows int) *Program {
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		<-p.done
-		_ = p.emulator.Close()
+		if answers, ok := p.emulator.InputPipe().(io.Closer); ok { // Close may not be called while Read waits
+			_ = answers.Close()
+			<-answered
+		}
 		_ = tty.Close()
 	})
 	return p

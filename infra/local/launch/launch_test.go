@@ -534,7 +534,6 @@ func TestNoExecutor(t *testing.T) {
 // When the stack is killed, its executors die with it, and the next stack
 // kills what they left.
 func TestStackKilled(t *testing.T) {
-	dir := t.TempDir()
 	if os.Getenv("LAUNCH_TEST_STACK") != "" {
 		fx := open(t, os.Getenv("LAUNCH_TEST_STACK"), nil).start(t)
 		req := request(1, "stubborn")
@@ -545,6 +544,7 @@ func TestStackKilled(t *testing.T) {
 		<-fx.started
 		time.Sleep(time.Minute)
 	}
+	dir := t.TempDir()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
