@@ -34,21 +34,21 @@ import (
 // makes no request deeper than it is.
 type depths struct {
 	next http.Handler
-	wait time.Duration
 
 	mu   sync.Mutex
+	wait time.Duration
 	done int // greatest depth of an answer
 	seen []string
 }
 
 func (d *depths) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	d.mu.Lock()
-	depth := d.done + 1
+	depth, wait := d.done+1, d.wait
 	d.seen = append(d.seen, fmt.Sprintf("%d %s %s", depth, r.Method, r.URL.RequestURI()))
 	d.mu.Unlock()
 	answer := httptest.NewRecorder()
 	d.next.ServeHTTP(answer, r)
-	time.Sleep(d.wait)
+	time.Sleep(wait)
 	d.mu.Lock()
 	d.done = max(d.done, depth)
 	d.mu.Unlock()
@@ -57,6 +57,13 @@ func (d *depths) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.WriteHeader(answer.Code)
 	_, _ = w.Write(answer.Body.Bytes())
+}
+
+// hold holds back every answer to come.
+func (d *depths) hold(wait time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.wait = wait
 }
 
 // take returns the greatest depth, and what was asked, since it was called last.
@@ -106,7 +113,7 @@ func TestRoundTrips(t *testing.T) {
 	}
 	build("--destination", host+"/app:1")
 	far.take()
-	far.wait = 150 * time.Millisecond
+	far.hold(150 * time.Millisecond)
 	for _, tc := range []struct {
 		name string
 		args []string
