@@ -1,34 +1,14 @@
 package main
 
 import (
-	"flag"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/kilnhook/kiln/e2e/golden"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
-
-// golden compares with a file of testdata.
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s differs (-update writes it); got:\n%s", path, got)
-	}
-}
 
 // measured are figures of some rows of a run.
 func measured(commit string, day, rounds int, names ...string) *figures {
@@ -73,13 +53,13 @@ func TestDocument(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "document.md", first)
+	golden.Equal(t, "document.md", first)
 	again := measured("def2", 2, 1, "twig", "big", "memory/big")
 	second, err := again.insert(first)
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "merged.md", second)
+	golden.Equal(t, "merged.md", second)
 	for line := range strings.Lines(first) {
 		kept := strings.Contains(second, line)
 		replaced := strings.Contains(line, "abc1") && (strings.HasPrefix(line, "| memory/big |") || strings.HasPrefix(line, "**twig: "))
