@@ -48,6 +48,7 @@ type workload struct {
 	runs   int           // how many RUNs there are, if one of them is of interest
 	only   string        // prefix of the names of those who build it; all if empty
 	once   string        // who builds it in the first round only, being slow and not the better peer
+	alone  bool          // two at once are too much for a disk
 	again  bool          // another workload builds the same elsewhere
 	pairs  int           // at most so many; 0 for as many as asked
 	target []target
@@ -103,7 +104,7 @@ func workloads(s sizes) []workload {
 			dockerfile: "FROM HOST/bases/twig\n" + numbered(treeRuns, "RUN echo %d > /touched%d\n"),
 		},
 		{
-			name: "tree", once: buildah, title: "six trivial RUNs on 700,000 files, on ext4 in memory", base: "tree", store: ext4, runs: treeRuns, pairs: 1,
+			name: "tree", once: buildah, title: "six trivial RUNs on 700,000 files, on ext4 in memory", base: "tree", store: ext4, runs: treeRuns, pairs: 1, alone: true,
 			dockerfile: "FROM HOST/bases/tree\n" + numbered(treeRuns, "RUN echo %d > /touched%d\n"),
 			target:     []target{asOnTwig(s), perFile(s)},
 		},

@@ -117,7 +117,7 @@ func (c *comparison) differs(was *record, now *subject) (bool, error) {
 // told is differs by what stat tells, and by content if that is doubted.
 func (c *comparison) told(was *record, now *subject, doubted bool) (bool, error) {
 	if c.first {
-		now.sum = c.index.sumOf(c.dir, now.name)
+		now.sum = c.index.learned.sumOf(c.dir, now.name)
 		return false, nil
 	}
 	switch {

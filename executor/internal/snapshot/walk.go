@@ -49,6 +49,7 @@ func (w *Walk) Baseline(ctx context.Context) error {
 	if w.ready {
 		return nil
 	}
+	w.index.learned.sort()
 	if _, err := w.scan(ctx); err != nil {
 		return err
 	}
