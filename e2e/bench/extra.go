@@ -30,7 +30,7 @@ const (
 // limited builds every workload in both modes with no more memory than the
 // limit, on a disk: what lies on a tmpfs is memory that cannot be taken back.
 // Workloads with caches are built as a whole, without what they have in a cache.
-// Time is not measured here, so both modes build at once.
+// Time is not measured here, so both modes build at once unless a disk cannot keep up.
 func (l *lab) limited(ctx context.Context, list []workload, out map[string]map[string]sample) error {
 	// Directories are made before there are several who want them.
 	if _, err := l.stores.in(ctx, disk); err != nil {
@@ -46,6 +46,9 @@ func (l *lab) limited(ctx context.Context, list []workload, out map[string]map[s
 		var mu sync.Mutex
 		samples := map[string]sample{}
 		g, gctx := errgroup.WithContext(ctx)
+		if w.alone {
+			g.SetLimit(1)
+		}
 		for _, b := range l.builders(w) {
 			if !strings.HasPrefix(b.name, both) {
 				continue

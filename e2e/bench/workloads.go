@@ -47,6 +47,7 @@ type workload struct {
 	store  string        // where it is built; where the flag says if empty
 	runs   int           // how many RUNs there are, if one of them is of interest
 	only   string        // prefix of the names of those who build it; all if empty
+	alone  bool          // two at once are too much for a disk
 	again  bool          // another workload builds the same elsewhere
 	beside string        // another workload, which a target compares it with
 	target []target
@@ -105,7 +106,7 @@ func workloads(s sizes) []workload {
 			dockerfile: "FROM HOST/bases/twig\n" + numbered(treeRuns, "RUN echo %d > /touched%d\n"),
 		},
 		{
-			name: "tree", beside: "twig", takes: takes{140, 140}, title: "six trivial RUNs on 700,000 files, on ext4 in memory", base: "tree", store: ext4, runs: treeRuns,
+			name: "tree", beside: "twig", takes: takes{140, 140}, title: "six trivial RUNs on 700,000 files, on ext4 in memory", base: "tree", store: ext4, runs: treeRuns, alone: true,
 			dockerfile: "FROM HOST/bases/tree\n" + numbered(treeRuns, "RUN echo %d > /touched%d\n"),
 			target:     []target{asOnTwig(s), perFile(s)},
 		},
