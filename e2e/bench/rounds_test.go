@@ -12,7 +12,7 @@ func TestBehind(t *testing.T) {
 		return []sample{{CPU: time.Duration(cpu) * time.Second, Wall: time.Duration(wall) * time.Second}}
 	}
 	failed := []sample{{Failure: "no"}}
-	free, named := workload{}, workload{target: []target{against("wall", 1, wall, both, buildKit)}}
+	free, named := workload{}, workload{target: []target{againstBuildKit(1, both)}}
 	for _, c := range []struct {
 		name            string
 		w               workload
