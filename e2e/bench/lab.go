@@ -134,10 +134,9 @@ func seed(w workload, b builder) string {
 	return repository("seed", w.name, strings.ReplaceAll(b.name, " ", "-"))
 }
 
-// fill builds a workload once with everybody, so that the steps are in their caches. Nobody
-// waits for a registry that is far away.
-func (l *lab) fill(ctx context.Context, w workload, builders []builder) error {
-	host := l.depot.host
+// fill builds a workload once with everybody, so that the steps are in their caches. The
+// registry has the name that it is measured under: the Dockerfile is the same.
+func (l *lab) fill(ctx context.Context, w workload, builders []builder, host string) error {
 	dir, err := l.stores.in(ctx, l.storeOf(w))
 	if err != nil {
 		return err

@@ -52,7 +52,7 @@ func (l *lab) compare(ctx context.Context, w workload, p *pace) (_ map[string][]
 	}
 	builders := l.builders(w)
 	if w.cached {
-		if err := l.fill(ctx, w, builders); err != nil {
+		if err := l.fill(ctx, w, builders, host); err != nil {
 			return nil, err
 		}
 	}
