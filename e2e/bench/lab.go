@@ -18,7 +18,7 @@ import (
 	"github.com/kilnhook/kiln/e2e/internal/baseimage"
 	"github.com/kilnhook/kiln/e2e/internal/buildkit"
 	"github.com/kilnhook/kiln/e2e/internal/cache"
-	"github.com/kilnhook/kiln/e2e/internal/process"
+	"github.com/kilnhook/kiln/e2e/internal/tools"
 )
 
 // lab has all that builds and is built from.
@@ -80,10 +80,7 @@ func findPrograms(ctx context.Context, o options, kept cache.Dir, module, root s
 		}
 		return p, os.WriteFile(p.executor, content, 0o755)
 	}
-	compile := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", p.executor, "./executor")
-	compile.Dir, compile.Env = module, append(os.Environ(), "CGO_ENABLED=0")
-	_, err = process.Run(ctx, compile, nil)
-	return p, err
+	return p, tools.Build(ctx, p.executor, "./executor")
 }
 
 // close stops the registry.

@@ -98,6 +98,16 @@ type pace struct {
 	known, elapsed float64 // seconds of the workloads that are done
 }
 
+// plan says how long everything takes if nothing is known of this machine.
+func (p *pace) plan() string {
+	var all float64
+	for _, w := range p.left {
+		all += w.takes.all(p.rounds)
+	}
+	return fmt.Sprintf("workloads: %d, rounds: %d, on the machine of docs/performance.md about %v%s",
+		len(p.left), p.rounds, time.Duration(all*float64(time.Second)).Round(time.Second), p.then)
+}
+
 // begin says that the next workload is begun.
 func (p *pace) begin(w workload) {
 	p.began, p.done = p.now(), 0
