@@ -18,6 +18,7 @@ import (
 type setup struct {
 	config  string // directory below knative/config
 	profile string // of builds
+	adds    string // component below knative/config; "" is none
 	image   string // of the executor; "" is the working tree's
 	suspend bool   // Jobs wait, for nobody
 	ownNode bool   // each platform is built on a node of its own kind
@@ -27,6 +28,9 @@ type setup struct {
 const overlay = `apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 resources: [{{.Base}}{{if .Broker}}, subscriber.yaml{{end}}]
+{{- if .Adds}}
+components: [{{.Adds}}]
+{{- end}}
 images:
   - {name: kiln-dispatcher, newName: {{.Registry}}/kiln/dispatcher, newTag: test}
   - {name: kiln-executor, newName: {{.Registry}}/kiln/executor, newTag: test}
@@ -150,13 +154,17 @@ func (i *install) applySetup(t *testing.T, s setup) {
 	check(t, err)
 	base, err = filepath.Rel(dir, base)
 	check(t, err)
+	adds := ""
+	if s.adds != "" {
+		adds = filepath.Join(base, "..", s.adds)
+	}
 	if s.image == "" {
 		s.image = i.Registry() + "/kiln/executor:test"
 	}
 	sink, err := url.Parse(i.sink.url)
 	check(t, err)
 	values := map[string]any{
-		"Base": base, "Registry": i.Registry(), "Sink": i.sink.url, "S3Inside": i.s3Inside, "S3": i.s3, "Token": token,
+		"Base": base, "Adds": adds, "Registry": i.Registry(), "Sink": i.sink.url, "S3Inside": i.s3Inside, "S3": i.s3, "Token": token,
 		"NodePort": nodePort, "Profile": s.profile, "Image": s.image, "Suspend": s.suspend, "AnyNode": !s.ownNode, "Secrets": scenario.Secrets(),
 		"Broker": s.config != "base", "JobSink": s.config == "jobsink", "SinkIP": sink.Hostname(), "SinkPort": sink.Port(),
 	}
