@@ -19,6 +19,7 @@ import (
 
 const (
 	ingressPort = "30081" // of the Brokers
+	jobSinkPort = "30082" // of JobSinks
 	// brokerAudience is whom the tokens are for that the Broker wants to see.
 	brokerAudience = "eventing.knative.dev/broker/kiln/kiln"
 	// changesAccount is the service account that Knative makes for the Trigger.
@@ -33,6 +34,16 @@ spec:
   type: NodePort
   selector: {eventing.knative.dev/brokerRole: ingress}
   ports: [{name: http, port: 80, targetPort: 8080, nodePort: ` + ingressPort + `}]
+`
+
+// jobSinkOutside makes JobSinks reachable for the host.
+const jobSinkOutside = `apiVersion: v1
+kind: Service
+metadata: {name: job-sink-outside, namespace: knative-eventing}
+spec:
+  type: NodePort
+  selector: {sinks.knative.dev/sink: job-sink}
+  ports: [{name: http, port: 80, targetPort: 8080, nodePort: ` + jobSinkPort + `}]
 `
 
 // inbound proves that changes which Knative's sources and other tools send to the
@@ -87,6 +98,34 @@ func (i *install) inbound(t *testing.T) {
 	for _, e := range i.sink.all(events.TypeBuildFinished) {
 		if strings.Contains(string(e.Data()), "inbound-refused") {
 			t.Errorf("what was refused was built: %s", e)
+		}
+	}
+}
+
+// jobSinkWithTokens proves that where Knative asks for tokens the dispatcher shows the
+// JobSink one, and that the JobSink takes nobody else's.
+func (i *install) jobSinkWithTokens(t *testing.T) {
+	i.pipe(t, []byte(jobSinkOutside), "apply", "-f", "-")
+	i.applySetup(t, setup{config: "jobsink", profile: "default", adds: "jobsink/authenticated"})
+	const audience = "sinks.knative.dev/jobsink/kiln-builds/kiln"
+	eventually(t, time.Minute, "the policy of the JobSink", func() bool {
+		return i.kubectl(t, "-n", "kiln-builds", "get", "jobsink/kiln", "-o", "jsonpath={.status.address.audience} {.status.policies[*].name}") == audience+" kiln"
+	})
+	i.kubectl(t, "-n", "kiln", "rollout", "status", "deployment/kiln-dispatcher", "--timeout=120s")
+	i.uploadDockerfile(t, "jobsink-token", "FROM scratch\nCOPY file /\n")
+	i.succeeds(t, "jobsink-token")
+	sink := "http://" + net.JoinHostPort(i.IP(), jobSinkPort) + "/kiln-builds/kiln"
+	e := i.event(t, "forged", events.TypeBuildRun, "{}")
+	for name, tc := range map[string]struct {
+		account string
+		want    int
+	}{"nobody": {"", http.StatusUnauthorized}, "another account": {"default", http.StatusForbidden}} {
+		token := ""
+		if tc.account != "" {
+			token = i.tokenOf(t, tc.account, audience)
+		}
+		if status := i.post(t, sink, token, e); status != tc.want {
+			t.Errorf("%s: %d, want %d", name, status, tc.want)
 		}
 	}
 }

@@ -58,8 +58,9 @@ func TestKnative(t *testing.T) {
 		i.byJobSink(t, 3)
 	})
 	t.Run("changes through the Broker", func(t *testing.T) { i.inbound(t) })
-	t.Run("equal", func(t *testing.T) { equal(t, refs) })
-	t.Run("one outcome each", func(t *testing.T) { i.oneOutcomeEach(t, 7+2) })
+	t.Run("JobSink with tokens", func(t *testing.T) { i.jobSinkWithTokens(t) })
+	t.Run("equal", func(t *testing.T) { i.equal(t, refs) })
+	t.Run("one outcome each", func(t *testing.T) { i.oneOutcomeEach(t, 7+3) })
 }
 
 // applyEventing applies a setup with a Broker, and waits until it delivers.

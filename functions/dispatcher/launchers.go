@@ -35,6 +35,7 @@ type clusterFlags struct {
 	launcher, jobs, namespace string
 	jobSink, resultURL        string
 	resultKeyFile             string
+	jobSinkTokenFile          string
 	qps                       float64
 	noElection                bool
 	audience                  string
@@ -55,6 +56,7 @@ func (f *clusterFlags) define(fs *flag.FlagSet, p process) {
 	fs.StringVar(&f.audience, "cluster-audience", p.getenv("KILN_CLUSTER_AUDIENCE"), "let in who posts with a token of a service account of the cluster for this audience, such as a Broker of Knative (KILN_CLUSTER_AUDIENCE)")
 	fs.Var(&f.subjects, "cluster-subject", "service account whose tokens count, system:serviceaccount:NAMESPACE:NAME; may be given several times (KILN_CLUSTER_SUBJECT, words)")
 	fs.StringVar(&f.jobSink, "jobsink", p.getenv("KILN_JOBSINK"), "URL of the JobSink (KILN_JOBSINK)")
+	fs.StringVar(&f.jobSinkTokenFile, "jobsink-token-file", p.getenv("KILN_JOBSINK_TOKEN_FILE"), "file with the bearer token that is shown to the JobSink, read anew for every build (KILN_JOBSINK_TOKEN_FILE)")
 	fs.StringVar(&f.resultURL, "result-url", p.getenv("KILN_RESULT_URL"), "URL of this dispatcher as executors of a JobSink see it (KILN_RESULT_URL)")
 	fs.StringVar(&f.resultKeyFile, "result-key-file", "", "file with the key of the tokens that executors of a JobSink show (or KILN_RESULT_KEY)")
 }
@@ -69,6 +71,7 @@ type cluster struct {
 	jobSink   string
 	resultURL string
 	resultKey []byte
+	tokenFile string      // for the JobSink
 	oidc      oidc.Config // of service accounts; without an audience none is let in
 }
 
@@ -145,6 +148,7 @@ func (f clusterFlags) applyJobSink(p process, c *cluster) error {
 			return fmt.Errorf("with --launcher=jobsink, %s is the http:// or https:// URL that it is for, not %q", flag, text)
 		}
 	}
+	c.tokenFile = f.jobSinkTokenFile
 	c.jobSink, c.resultURL = f.jobSink, strings.TrimSuffix(f.resultURL, "/")+finish.GatewayPath
 	keys, err := serving.SecretLines(p.getenv, f.resultKeyFile, "KILN_RESULT_KEY")
 	if err != nil {
@@ -166,7 +170,7 @@ func (s *service) openLauncher(finisher *finish.Finisher) error {
 		gateway := finish.Gateway{Finisher: finisher, Key: s.cfg.cluster.resultKey}
 		l, err := jobsink.New(jobsink.Config{
 			URL: s.cfg.cluster.jobSink, ResultURL: s.cfg.cluster.resultURL, Token: gateway.Token, Ledger: s.ledger,
-			Timeout: s.cfg.timeout, Now: s.cfg.now, Log: s.cfg.log,
+			Timeout: s.cfg.timeout, TokenFile: s.cfg.cluster.tokenFile, Now: s.cfg.now, Log: s.cfg.log,
 		})
 		s.launcher, s.results = l, gateway
 		s.follow = func(ctx context.Context) error { <-ctx.Done(); return nil }

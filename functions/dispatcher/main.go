@@ -200,7 +200,7 @@ func configure(p process) (config, error) {
 	fs.StringVar(&f.secrets.Tokens, "token-file", "", "file with the bearer tokens of the other doors, one a line (or KILN_TOKEN); needed unless it listens on a loopback address")
 	fs.StringVar(&f.sink, "sink", p.getenv("K_SINK"), "URL that events are posted to (K_SINK)")
 	fs.StringVar(&f.sinkSecretFile, "sink-secret-file", "", "file with the secret that signs what is posted (or KILN_SINK_SECRET)")
-	fs.StringVar(&f.sinkTokenFile, "sink-token-file", p.getenv("KILN_SINK_TOKEN_FILE"), "file with the bearer token that is shown to the sink, read anew for every event: /oidc/token of a SinkBinding of Knative (KILN_SINK_TOKEN_FILE)")
+	fs.StringVar(&f.sinkTokenFile, "sink-token-file", p.getenv("KILN_SINK_TOKEN_FILE"), "file with the bearer token that is shown to the sink, read anew for every event, if it is there: /oidc/token of a SinkBinding of Knative (KILN_SINK_TOKEN_FILE)")
 	fs.StringVar(&f.reports, "reports", p.getenv("KILN_REPORTS"), "file that says where builds are told: commit statuses and notifications (KILN_REPORTS)")
 	fs.StringVar(&f.executor, "executor", or(p.getenv("KILN_EXECUTOR"), "executor"), "program that builds (KILN_EXECUTOR)")
 	fs.Var(&f.executorFlags, "executor-flag", "further flag for the executor; may be given several times")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -111,10 +112,12 @@ func (p poster) post(ctx context.Context, sub Subscriber, e event.Event) (answer
 	req.Header.Set("User-Agent", "kiln")
 	if sub.TokenFile != "" {
 		token, err := os.ReadFile(sub.TokenFile)
-		if err != nil {
+		switch {
+		case err == nil:
+			req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+		case !errors.Is(err, fs.ErrNotExist):
 			return answer{}, fmt.Errorf("read the token for %s: %w", sub.Name, err)
 		}
-		req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
 	}
 	if len(sub.Secret) > 0 {
 		id, at := e.ID(), p.Now()

@@ -52,8 +52,8 @@ func TestSink(t *testing.T) {
 	}
 }
 
-// The token of a sink is the one that is in its file now, and a wrong one is no
-// reason to give an event up.
+// The token of a sink is the one that is in its file now, if there is one, and neither
+// none nor a wrong one is a reason to give an event up.
 func TestSinkToken(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
 	write := func(token string) {
@@ -64,6 +64,7 @@ func TestSinkToken(t *testing.T) {
 	r := newReceiver(t, func(try int, _ string) int {
 		switch try {
 		case 1:
+			write("first")
 			return http.StatusUnauthorized
 		case 2:
 			write("second")
@@ -73,21 +74,24 @@ func TestSinkToken(t *testing.T) {
 	})
 	var shown []string
 	r.check = func(req *http.Request, _ []byte) { shown = append(shown, req.Header.Get("Authorization")) }
-	sub := Subscriber{Name: "sink", URL: r.URL, TokenFile: file}
-	s, err := NewSink(sub, WebhookOptions{Now: clock, MinBackoff: time.Millisecond, MaxBackoff: time.Millisecond}, neverRefused(t))
+	opts := WebhookOptions{Now: clock, MinBackoff: time.Millisecond, MaxBackoff: time.Millisecond}
+	s, err := NewSink(Subscriber{Name: "sink", URL: r.URL, TokenFile: file}, opts, neverRefused(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := newEvent(t, "/s", 1)
-	if err := s.Publish(t.Context(), e); err == nil || !strings.Contains(err.Error(), "read the token for sink") {
-		t.Errorf("without a token: %v", err)
-	}
-	write("first")
-	if err := s.Publish(t.Context(), e); err != nil {
+	if err := s.Publish(t.Context(), newEvent(t, "/s", 1)); err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"Bearer first", "Bearer first", "Bearer second"}; !slices.Equal(shown, want) {
+	r.await(t, 1)
+	if want := []string{"", "Bearer first", "Bearer second"}; !slices.Equal(shown, want) {
 		t.Errorf("shown %q, want %q", shown, want)
+	}
+	s, err = NewSink(Subscriber{Name: "sink", URL: r.URL, TokenFile: filepath.Dir(file)}, opts, neverRefused(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Publish(t.Context(), newEvent(t, "/s", 2)); err == nil || !strings.Contains(err.Error(), "read the token for sink") {
+		t.Errorf("a token that cannot be read: %v", err)
 	}
 }
 

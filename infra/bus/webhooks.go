@@ -28,8 +28,9 @@ type Subscriber struct {
 	// signature. See ParseSecret.
 	Secret []byte
 	// TokenFile holds a bearer token that every request shows; empty for none. It
-	// is read anew each time, as such tokens are changed while they are used. A
-	// subscriber with one refuses nothing for good because of the token.
+	// is read anew each time, as such tokens are changed while they are used; as
+	// long as there is no such file, no token is shown. A subscriber with one
+	// refuses nothing for good because of the token.
 	TokenFile string
 	// Extensions are attributes that every event gets, as K_CE_OVERRIDES of
 	// Knative's SinkBinding says. See ParseOverrides.

@@ -30,7 +30,7 @@ func Cluster(ctx context.Context, cfg Config, host string, client *http.Client) 
 }
 
 func issuerOf(ctx context.Context, url string, client *http.Client) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, keysTime)
+	ctx, cancel := context.WithTimeoutCause(ctx, keysTime, errors.New("the API server did not answer in time"))
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
