@@ -19,6 +19,7 @@ import (
 	"github.com/kilnhook/kiln/infra/local/serving"
 	"github.com/kilnhook/kiln/knative/jobsink"
 	jobs "github.com/kilnhook/kiln/knative/launch"
+	"github.com/kilnhook/kiln/knative/podlog"
 )
 
 // The ways executors run, as --launcher names them.
@@ -35,6 +36,8 @@ type clusterFlags struct {
 	resultKeyFile             string
 	qps                       float64
 	noElection                bool
+	followLogs                int
+	maxLog                    int64 // MiB
 }
 
 // define adds the flags to a set.
@@ -48,6 +51,8 @@ func (f *clusterFlags) define(fs *flag.FlagSet, p process) {
 	fs.StringVar(&f.namespace, "namespace", p.getenv("KILN_NAMESPACE"), "namespace of the Jobs; its own by default (KILN_NAMESPACE)")
 	fs.Float64Var(&f.qps, "kube-api-qps", 200, "requests a second to the API server, at most")
 	fs.BoolVar(&f.noElection, "no-leader-election", false, "follow Jobs and sweep without asking if another dispatcher does")
+	fs.IntVar(&f.followLogs, "follow-logs", 256, "logs of pods that are followed at once, where Jobs are made; the others are read when their executor has ended")
+	fs.Int64Var(&f.maxLog, "max-log", 16, "MiB that are kept of the log of one executor, where Jobs are made, at most 16; what it prints beyond is left out")
 	fs.StringVar(&f.jobSink, "jobsink", p.getenv("KILN_JOBSINK"), "URL of the JobSink (KILN_JOBSINK)")
 	fs.StringVar(&f.resultURL, "result-url", p.getenv("KILN_RESULT_URL"), "URL of this dispatcher as executors of a JobSink see it (KILN_RESULT_URL)")
 	fs.StringVar(&f.resultKeyFile, "result-key-file", "", "file with the key of the tokens that executors of a JobSink show (or KILN_RESULT_KEY)")
@@ -60,6 +65,10 @@ type cluster struct {
 	namespace string
 	qps       float64
 	election  bool
+
+	followLogs int
+	maxLog     int64 // bytes
+
 	jobSink   string
 	resultURL string
 	resultKey []byte
@@ -106,6 +115,13 @@ func (f clusterFlags) applyKubernetes(c *cluster) error {
 	if f.qps <= 0 {
 		return errors.New("--kube-api-qps must be positive")
 	}
+	if f.followLogs <= 0 {
+		return errors.New("--follow-logs must be positive")
+	}
+	if f.maxLog <= 0 || f.maxLog > 16 {
+		return fmt.Errorf("--max-log is %d, and may be 1 to 16: a log is one value of the ledger", f.maxLog)
+	}
+	c.followLogs, c.maxLog = f.followLogs, f.maxLog<<20
 	return nil
 }
 
@@ -128,17 +144,17 @@ func (f clusterFlags) applyJobSink(p process, c *cluster) error {
 }
 
 // openLauncher opens what runs executors.
-func (s *service) openLauncher(finisher *finish.Finisher) error {
+func (s *service) openLauncher(ctx context.Context, finisher *finish.Finisher) error {
 	switch s.cfg.cluster.launcher {
 	case launchKubernetes:
-		return s.openJobs(finisher)
+		return s.openJobs(ctx, finisher)
 	case launchJobSink:
 		gateway := finish.Gateway{Finisher: finisher, Key: s.cfg.cluster.resultKey}
 		l, err := jobsink.New(jobsink.Config{
 			URL: s.cfg.cluster.jobSink, ResultURL: s.cfg.cluster.resultURL, Token: gateway.Token, Ledger: s.ledger,
 			Timeout: s.cfg.timeout, Now: s.cfg.now, Log: s.cfg.log,
 		})
-		s.launcher, s.results = l, gateway
+		s.launcher, s.results, s.load = l, gateway, func() (queued, running int) { return 0, 0 } // it sees no Jobs
 		s.follow = func(ctx context.Context) error { <-ctx.Done(); return nil }
 		return err
 	}
@@ -151,12 +167,12 @@ func (s *service) openLauncher(finisher *finish.Finisher) error {
 	if err != nil {
 		return err
 	}
-	s.launcher, s.local, s.follow = serving.Launcher{L: l}, l, l.Run
+	s.launcher, s.local, s.follow, s.load, s.logs = serving.Launcher{L: l}, l, l.Run, l.Load, l
 	return nil
 }
 
 // openJobs opens the launcher of Jobs, on the cluster that the environment says.
-func (s *service) openJobs(finisher *finish.Finisher) error {
+func (s *service) openJobs(ctx context.Context, finisher *finish.Finisher) error {
 	access := environment.ClientConfig{QPS: s.cfg.cluster.qps, Burst: int(1.5 * s.cfg.cluster.qps), Kubeconfig: s.cfg.kubeconfig}
 	rest, err := access.GetRESTConfig()
 	if err != nil {
@@ -174,14 +190,22 @@ func (s *service) openJobs(finisher *finish.Finisher) error {
 	if options.Template.Timeout == 0 {
 		options.Template.Timeout = s.cfg.timeout
 	}
+	keeper, err := podlog.New(ctx, podlog.Config{
+		Client: client, Namespace: s.cfg.cluster.namespace, Ledger: s.ledger, Dir: filepath.Join(s.cfg.data, "logs"),
+		Follow: s.cfg.cluster.followLogs, MaxLog: s.cfg.cluster.maxLog, Now: s.cfg.now, Log: s.cfg.log,
+	})
+	if err != nil {
+		return err
+	}
+	s.closers = append(s.closers, keeper)
 	l, err := jobs.New(jobs.Config{
-		Client: client, Namespace: s.cfg.cluster.namespace, Template: options.Template, PendingTimeout: options.PendingTimeout,
+		Logs: keeper, Client: client, Namespace: s.cfg.cluster.namespace, Template: options.Template, PendingTimeout: options.PendingTimeout,
 		Finish: finisher.Finish, Started: s.started, Now: s.cfg.now, Log: s.cfg.log,
 	})
 	if err != nil {
 		return err
 	}
-	s.launcher, s.follow = l, l.Run
+	s.launcher, s.follow, s.load, s.logs = l, l.Run, l.Load, keeper
 	if s.cfg.cluster.election {
 		s.elect = election{client: client, namespace: s.cfg.cluster.namespace, log: s.cfg.log}.lead
 	}

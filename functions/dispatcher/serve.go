@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -18,10 +19,12 @@ import (
 	"github.com/kilnhook/kiln/events/source"
 	"github.com/kilnhook/kiln/functions/dispatch"
 	"github.com/kilnhook/kiln/functions/finish"
+	"github.com/kilnhook/kiln/functions/record"
 	"github.com/kilnhook/kiln/infra/bus"
 	buspubsub "github.com/kilnhook/kiln/infra/bus/pubsub"
 	"github.com/kilnhook/kiln/infra/console"
 	"github.com/kilnhook/kiln/infra/gitremote"
+	"github.com/kilnhook/kiln/infra/local/buildlog"
 	"github.com/kilnhook/kiln/infra/local/launch"
 	"github.com/kilnhook/kiln/infra/local/registry"
 	"github.com/kilnhook/kiln/infra/local/serving"
@@ -44,12 +47,14 @@ type service struct {
 	topic      *buspubsub.Publisher // nil unless they go to Pub/Sub
 	launcher   dispatch.Launcher
 	local      *launch.Launcher                                         // the launcher of child processes; nil on a cluster
+	load       observe.Load                                             // how many builds wait and run, as far as this process knows
+	logs       buildlog.Logs                                            // what executors say; nil: kept elsewhere
 	follow     func(ctx context.Context) error                          // follows builds to their end
 	elect      func(context.Context, func(context.Context) error) error // nil: this process alone follows and sweeps
 	results    http.Handler                                             // where executors put results; nil: nowhere
 	dispatcher *dispatch.Dispatcher
 	pulls      []puller
-	closers    []io.Closer // of pulls
+	closers    []io.Closer // of pulls and logs
 
 	repositories *gitremote.Client
 }
@@ -100,7 +105,7 @@ func (s *service) openBuilds(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.openLauncher(finisher); err != nil {
+	if err := s.openLauncher(ctx, finisher); err != nil {
 		return err
 	}
 	var identity func(context.Context, http.Header) error
@@ -111,11 +116,7 @@ func (s *service) openBuilds(ctx context.Context) error {
 		}
 		identity = verifier.Verify
 	}
-	load := func() (queued, running int) { return 0, 0 } // the cluster's own metrics tell of Jobs
-	if s.local != nil {
-		load = s.local.Load
-	}
-	s.metrics = observe.NewMetrics("dispatcher", load)
+	s.metrics = observe.NewMetrics("dispatcher", s.load)
 	if s.traces, err = serving.OpenTraces(ctx, s.bus, s.ledger, s.local, s.cfg.traces, s.cfg.log); err != nil {
 		return err
 	}
@@ -128,9 +129,32 @@ func (s *service) openBuilds(ctx context.Context) error {
 		Install: s.cfg.install, ResolveRef: s.resolveRef, Repositories: s.repositories, Finisher: finisher,
 		GitHubSecrets: s.cfg.secrets.GitHub, GitLabSecrets: s.cfg.secrets.GitLab,
 		GiteaSecrets: s.cfg.secrets.Gitea, Bitbucket: s.cfg.secrets.Bitbucket, Tokens: s.cfg.secrets.Tokens, Identity: identity,
-		Now: s.cfg.now, Log: s.cfg.log,
+		ServeLog: s.serveLog(), MaxInFlight: s.cfg.inFlight, Now: s.cfg.now, Log: s.cfg.log,
 	})
 	return err
+}
+
+// serveLog serves logs, if they are kept.
+func (s *service) serveLog() func(http.ResponseWriter, *http.Request, string) {
+	if s.logs == nil {
+		return nil
+	}
+	return buildlog.Server{Logs: s.logs, Over: s.over, Pause: time.Second, Log: s.cfg.log}.Serve
+}
+
+// over says whether a build has its outcome and, of this machine's, no executor.
+func (s *service) over(ctx context.Context, id string, _ bool) (bool, error) {
+	if s.local != nil {
+		if _, live := s.local.Status(id); live {
+			return false, nil
+		}
+	}
+	var claim record.Claim
+	_, err := record.Load(ctx, s.ledger, record.ResultKey(id), &claim)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // close releases what was opened.
@@ -269,6 +293,7 @@ func (s *service) handler() http.Handler {
 	mux.Handle("/hooks/", doors)
 	mux.Handle(dispatch.DoorEvents, doors)
 	mux.Handle(dispatch.APIPrefix, doors)
+	mux.Handle(dispatch.LogPattern, s.dispatcher.Handler()) // lasts as long as a build, which says nothing of doors
 	if s.results != nil {
 		mux.Handle(finish.GatewayPath, s.results)
 	}

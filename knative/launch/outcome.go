@@ -156,7 +156,7 @@ func began(pods []*corev1.Pod) (at int64, ok bool) {
 	for _, p := range pods {
 		for _, c := range p.Status.ContainerStatuses {
 			switch {
-			case c.Name != container:
+			case c.Name != Container:
 			case c.State.Running != nil:
 				return c.State.Running.StartedAt.UnixNano(), true
 			case c.State.Terminated != nil && !c.State.Terminated.StartedAt.IsZero():
@@ -170,7 +170,7 @@ func began(pods []*corev1.Pod) (at int64, ok bool) {
 // ended is how the executor of a pod ended, nil if it has not.
 func ended(p *corev1.Pod) *corev1.ContainerStateTerminated {
 	for _, c := range p.Status.ContainerStatuses {
-		if c.Name == container {
+		if c.Name == Container {
 			return c.State.Terminated
 		}
 	}

@@ -245,7 +245,7 @@ func (e *lineError) Error() string { return e.err.Error() }
 // lines that were passed on; ended says that the stack closed the log because
 // there will be no more.
 func (c *Client) logOnce(ctx context.Context, id string, offset int64, follow bool, line func([]byte) error) (n int64, ended bool, err error) {
-	path := fmt.Sprintf("/api/builds/%s/log?offset=%d", url.PathEscape(id), offset)
+	path := fmt.Sprintf("/v1/builds/%s/log?offset=%d", url.PathEscape(id), offset)
 	if follow {
 		path += "&follow=1"
 	}
