@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -124,13 +125,23 @@ func (i *install) kube(t *testing.T) {
 const chatty = "FROM debian:bookworm-slim\nRUN echo begun; sleep 12; echo over\n"
 
 func (c cli) logs(t *testing.T) {
+	site := t.TempDir()
+	check(t, os.WriteFile(filepath.Join(site, "Dockerfile"), []byte("FROM scratch\nCOPY Dockerfile /\n"), 0o644))
+	commit := c.i.git.keep(t, "asked", site)
+	asked := c.says(t, "start", c.i.git.url+"/asked.git", "main", "--commit", commit)
+	if id := regexp.MustCompile(`^build ([0-9a-v]{26}) \(new\)`).FindStringSubmatch(asked); id == nil {
+		t.Error("what was asked for is not built")
+	} else {
+		c.says(t, "logs", "-f", id[1])
+	}
+	c.i.succeeds(t, "asked")
 	c.i.uploadDockerfile(t, "chatty", chatty)
 	job := c.i.runs(t, "chatty")
 	b := c.build(t, "chatty")
 	if job != "kiln-"+b.ID {
 		t.Errorf("Job %s of build %s", job, b.ID)
 	}
-	if out := c.says(t, "builds"); !strings.Contains(out, b.ID[:10]) {
+	if out := c.says(t, "builds", "--state", "running"); !strings.Contains(out, b.ID[:10]) {
 		t.Errorf("build %s is not listed:\n%s", b.ID, out)
 	}
 	var live lines
@@ -205,8 +216,9 @@ func (c cli) cancel(t *testing.T) {
 	if b.Result.Outcome != "cancelled" {
 		t.Errorf("%+v", b.Result)
 	}
-	if out := c.says(t, "logs", b.ID); !strings.Contains(out, " begun") || !strings.Contains(out, "cancelled") {
-		t.Error("the log of what was cancelled is not kept")
+	out := c.says(t, "logs", b.ID)
+	if !strings.Contains(out, " begun") || !strings.Contains(out, "cancelled") || strings.Contains(out, "not whole") {
+		t.Error("the log of what was cancelled is not kept whole")
 	}
 }
 

@@ -29,16 +29,9 @@ func (s *service) openConsole(context.Context) (err error) {
 			return fmt.Sprintf("Its log is its pod's: kubectl logs --tail=-1 -l %s=%s", jobs.LabelBuild, id)
 		}
 	}
-	if s.local != nil {
-		cfg.State = s.state
-	}
+	cfg.State = s.state
 	s.console, err = console.New(cfg)
 	return err
-}
-
-func (s *service) state(_ context.Context, id string) (console.State, bool) {
-	st, ok := s.local.Status(id)
-	return console.State{Name: string(st.State), Position: st.Position, Attempt: st.Attempt}, ok
 }
 
 // actions are what people do to builds.

@@ -205,7 +205,7 @@ func (s *service) openJobs(ctx context.Context, finisher *finish.Finisher) error
 	if err != nil {
 		return err
 	}
-	s.launcher, s.follow, s.load, s.logs = l, l.Run, l.Load, keeper
+	s.launcher, s.follow, s.load, s.logs, s.glance = l, l.Run, l.Load, keeper, l.Glance
 	if s.cfg.cluster.election {
 		s.elect = election{client: client, namespace: s.cfg.cluster.namespace, log: s.cfg.log}.lead
 	}

@@ -46,12 +46,13 @@ type service struct {
 	console    *console.Console     // nil: there is no page
 	topic      *buspubsub.Publisher // nil unless they go to Pub/Sub
 	launcher   dispatch.Launcher
-	local      *launch.Launcher                                         // the launcher of child processes; nil on a cluster
-	load       observe.Load                                             // how many builds wait and run, as far as this process knows
-	logs       buildlog.Logs                                            // what executors say; nil: kept elsewhere
-	follow     func(ctx context.Context) error                          // follows builds to their end
-	elect      func(context.Context, func(context.Context) error) error // nil: this process alone follows and sweeps
-	results    http.Handler                                             // where executors put results; nil: nowhere
+	local      *launch.Launcher                                             // the launcher of child processes; nil on a cluster
+	load       observe.Load                                                 // how many builds wait and run, as far as this process knows
+	glance     func(ctx context.Context, id string) (dispatch.State, error) // where a build stands, for people; nil: nobody knows
+	logs       buildlog.Logs                                                // what executors say; nil: kept elsewhere
+	follow     func(ctx context.Context) error                              // follows builds to their end
+	elect      func(context.Context, func(context.Context) error) error     // nil: this process alone follows and sweeps
+	results    http.Handler                                                 // where executors put results; nil: nowhere
 	dispatcher *dispatch.Dispatcher
 	pulls      []puller
 	closers    []io.Closer // of pulls and logs
@@ -129,9 +130,53 @@ func (s *service) openBuilds(ctx context.Context) error {
 		Install: s.cfg.install, ResolveRef: s.resolveRef, Repositories: s.repositories, Finisher: finisher,
 		GitHubSecrets: s.cfg.secrets.GitHub, GitLabSecrets: s.cfg.secrets.GitLab,
 		GiteaSecrets: s.cfg.secrets.Gitea, Bitbucket: s.cfg.secrets.Bitbucket, Tokens: s.cfg.secrets.Tokens, Identity: identity,
-		ServeLog: s.serveLog(), MaxInFlight: s.cfg.inFlight, Now: s.cfg.now, Log: s.cfg.log,
+		Describe: s.describe, ServeLog: s.serveLog(), MaxInFlight: s.cfg.inFlight, Now: s.cfg.now, Log: s.cfg.log,
 	})
 	return err
+}
+
+// describe says of a build that has not ended where it stands.
+func (s *service) describe(ctx context.Context, b *dispatch.Build) error {
+	if b.State != dispatch.BuildPending {
+		return nil
+	}
+	if st, ok := s.state(ctx, b.ID); ok {
+		b.State, b.Position = st.Name, st.Position
+		b.Request.Attempt = max(b.Request.Attempt, st.Attempt)
+	}
+	return nil
+}
+
+// state is where a build stands that has not ended: one for several platforms runs if
+// one of them does.
+func (s *service) state(ctx context.Context, id string) (console.State, bool) {
+	switch {
+	case s.local != nil:
+		st, ok := s.local.Status(id)
+		return console.State{Name: string(st.State), Position: st.Position, Attempt: st.Attempt}, ok
+	case s.glance == nil:
+		return console.State{}, false
+	}
+	ids := []string{id}
+	var req events.Request
+	if _, err := record.Load(ctx, s.ledger, record.RequestKey(id), &req); err == nil && len(req.Platforms) > 0 {
+		ids = nil
+		for _, part := range req.Parts() {
+			ids = append(ids, part.BuildID)
+		}
+	}
+	found := console.State{}
+	for _, id := range ids {
+		switch st, err := s.glance(ctx, id); {
+		case err != nil:
+			s.cfg.log.Warn("look where a build stands", "build", id, "err", err)
+		case st == dispatch.StateRunning:
+			return console.State{Name: string(launch.Running)}, true
+		case st == dispatch.StatePending:
+			found.Name = string(launch.Queued)
+		}
+	}
+	return found, found.Name != ""
 }
 
 // serveLog serves logs, if they are kept.

@@ -52,7 +52,7 @@ type Logs interface {
 // once from any number of goroutines and processes.
 type Launcher struct {
 	cfg  Config
-	jobs atomic.Pointer[batchlisters.JobNamespaceLister] // of Run, while it runs
+	jobs atomic.Pointer[lister] // of Run, while it runs
 }
 
 var (
@@ -125,23 +125,34 @@ func (l *Launcher) State(ctx context.Context, buildID string) (dispatch.State, e
 		return dispatch.StateNone, nil
 	case err != nil:
 		return dispatch.StateNone, fmt.Errorf("get Job %s: %w", JobName(buildID), err)
-	case job.DeletionTimestamp != nil:
-		return dispatch.StateNone, nil
-	case deref32(job.Status.Ready) > 0, isComplete(job), failure(job) != nil, job.Status.Failed > 0:
-		return dispatch.StateRunning, nil
 	}
-	return dispatch.StatePending, nil
+	return stateOf(job), nil
+}
+
+func stateOf(job *batchv1.Job) dispatch.State {
+	switch {
+	case job.DeletionTimestamp != nil:
+		return dispatch.StateNone
+	case deref32(job.Status.Ready) > 0, isComplete(job), failure(job) != nil, job.Status.Failed > 0:
+		return dispatch.StateRunning
+	}
+	return dispatch.StatePending
+}
+
+// lister is what a Launcher that is in Run knows of Jobs.
+type lister struct {
+	batchlisters.JobNamespaceLister
 }
 
 // Load is how many builds wait for their executor and how many run: parts of a build
 // for several platforms count each. Only who is in Run knows; for others there are
 // none.
 func (l *Launcher) Load() (queued, running int) {
-	lister := l.jobs.Load()
-	if lister == nil {
+	known := l.jobs.Load()
+	if known == nil {
 		return 0, 0
 	}
-	all, err := (*lister).List(labels.Everything())
+	all, err := known.List(labels.Everything())
 	if err != nil {
 		return 0, 0 // of a cache in memory: cannot happen
 	}
@@ -155,6 +166,20 @@ func (l *Launcher) Load() (queued, running int) {
 		}
 	}
 	return queued, running
+}
+
+// Glance is State for people: it may be some moments old where that spares a request to
+// the API server, as it does who is in Run.
+func (l *Launcher) Glance(ctx context.Context, buildID string) (dispatch.State, error) {
+	known := l.jobs.Load()
+	if known == nil {
+		return l.State(ctx, buildID)
+	}
+	job, err := known.Get(JobName(buildID))
+	if err != nil {
+		return dispatch.StateNone, nil //nolint:nilerr // a cache has no other error than that it is not there
+	}
+	return stateOf(job), nil
 }
 
 func (l *Launcher) client() jobClient { return l.cfg.Client.BatchV1().Jobs(l.cfg.Namespace) }

@@ -174,7 +174,9 @@ func TestLost(t *testing.T) {
 	}{
 		"deleted": {func(c *cluster, p *fakePod) { c.delete(p) }, []string{noLog}},
 		"never started": {func(c *cluster, p *fakePod) {
-			c.change(func() { p.state = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull"}} })
+			c.change(func() {
+				p.state = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull"}}
+			})
 		}, []string{noLog}},
 		"refused for good": {func(c *cluster, p *fakePod) {
 			c.ends(p)
@@ -217,6 +219,29 @@ func TestDeletedMeanwhile(t *testing.T) {
 	}
 	got := texts(t, c.kept(t, req.BuildID))
 	if len(got) == 0 || got[0] != "one" || got[len(got)-1] != "the log of pod a-1 is not whole: it was deleted before all was read" {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestDeletedAfterwards proves that nothing is said to be missing of a pod that goes as
+// soon as its log has ended, as that of a cancelled build does.
+func TestDeletedAfterwards(t *testing.T) {
+	c := newCluster(t)
+	k := c.keeper(t, nil)
+	req := c.request(t, "a")
+	pod := c.start("a-1", req.BuildID)
+	c.says(pod, said("one"), said("two"))
+	k.Began(req)
+	enough := errors.New("enough")
+	if _, err := k.Log(t.Context(), req.BuildID, 0, true, func([]byte) error { return enough }); !errors.Is(err, enough) {
+		t.Fatal(err)
+	}
+	c.change(func() { c.vanish = true })
+	c.ends(pod)
+	if err := k.Ended(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	if got := texts(t, c.kept(t, req.BuildID)); !slices.Equal(got, []string{"one", "two"}) {
 		t.Errorf("%q", got)
 	}
 }

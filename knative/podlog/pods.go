@@ -97,7 +97,8 @@ type reader struct {
 type cursor struct {
 	last  time.Time // of the last line
 	same  int       // lines of that time
-	begun bool      // its log could be read
+	taken int       // lines
+	whole bool      // the last time anything was read, it was read to its end
 	done  bool
 }
 
@@ -161,7 +162,9 @@ func (r *reader) pod(ctx context.Context, p *corev1.Pod, c *cursor) error {
 		if release == nil {
 			return context.Cause(ctx)
 		}
+		before := c.taken
 		readErr := r.read(ctx, p.Name, c, !ended)
+		c.whole = readErr == nil || c.whole && c.taken == before
 		release()
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -180,7 +183,7 @@ func (r *reader) pod(ctx context.Context, p *corev1.Pod, c *cursor) error {
 		switch {
 		case apierrors.IsNotFound(err):
 			c.done = true
-			if readErr != nil || !c.begun {
+			if !c.whole {
 				return r.gap(p.Name, "it was deleted before all was read")
 			}
 			return nil
@@ -282,7 +285,6 @@ func (r *reader) read(ctx context.Context, pod string, c *cursor, follow bool) e
 		return fmt.Errorf("read log of pod %s: %w", pod, err)
 	}
 	defer body.Close()
-	c.begun = true
 	if err := c.lines(body, !follow, r.w); err != nil {
 		return fmt.Errorf("read log of pod %s: %w", pod, errors.Join(err, context.Cause(ctx)))
 	}
@@ -310,6 +312,7 @@ func (c *cursor) lines(log io.Reader, whole bool, w *writer) error {
 					c.last, c.same, again = at, 0, 0
 				}
 				c.same++
+				c.taken++
 			}
 		}
 		if errors.Is(err, io.EOF) {

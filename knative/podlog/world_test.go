@@ -38,6 +38,7 @@ type cluster struct {
 	asked   []string // queries of requests for logs
 	broken  int      // requests for logs that break off after one line
 	refused int      // requests for logs that are refused
+	vanish  bool     // a pod is deleted as soon as its log was read
 }
 
 // fakePod is one pod.
@@ -193,7 +194,7 @@ func (c *cluster) log(w http.ResponseWriter, r *http.Request) {
 	flush := http.NewResponseController(w).Flush
 	for at := 0; ; {
 		c.mu.Lock()
-		lines, over, changed := p.lines, p.state.Terminated != nil, c.changed
+		lines, over, changed, vanish := p.lines, p.state.Terminated != nil, c.changed, c.vanish
 		c.mu.Unlock()
 		for ; at < len(lines); at++ {
 			stamp, _, _ := strings.Cut(lines[at], " ")
@@ -208,6 +209,9 @@ func (c *cluster) log(w http.ResponseWriter, r *http.Request) {
 		}
 		_ = flush()
 		if over || q.Get("follow") != "true" {
+			if vanish {
+				c.delete(p)
+			}
 			return
 		}
 		select {
