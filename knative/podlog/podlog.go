@@ -172,6 +172,9 @@ func (k *Keeper) tape(req events.Request) *tape {
 		delete(k.tapes, t.id)
 		k.mu.Unlock()
 		t.fail(err)
+		if t.isWanted() && pause(ctx, idle) == nil { // the spool may have room again
+			k.tape(req).keep(t.isDecided())
+		}
 	})
 	return t
 }
@@ -216,7 +219,7 @@ func (k *Keeper) fetch(ctx context.Context, t *tape) error {
 	return nil
 }
 
-// store puts a tape that has ended into the ledger, if it is to be kept.
+// store puts a tape that has ended into the ledger, if it is not from there.
 func (k *Keeper) store(ctx context.Context, t *tape) {
 	for wait := time.Second; t.unstored(); wait = min(2*wait, 30*time.Second) {
 		err := k.put(ctx, t)

@@ -28,7 +28,9 @@ const (
 	// cancelled executor has half a minute to tidy up.
 	lastWords = time.Minute
 	// tries is how often the log of an executor that has ended is asked for.
-	tries = 5
+	tries = 4
+	// slowest is how long is waited at most until a log is asked for again.
+	slowest = 15 * time.Second
 )
 
 // errUnused is why a tape ends that nobody reads any more.
@@ -176,8 +178,8 @@ func (r *reader) pod(ctx context.Context, p *corev1.Pod, c *cursor) error {
 			c.done = true
 			return nil
 		}
-		if readErr != nil {
-			failed++
+		if failed++; readErr == nil || c.taken > before {
+			failed = 0
 		}
 		now, err := r.k.cfg.Client.CoreV1().Pods(r.k.cfg.Namespace).Get(ctx, p.Name, metav1.GetOptions{})
 		switch {
@@ -194,7 +196,10 @@ func (r *reader) pod(ctx context.Context, p *corev1.Pod, c *cursor) error {
 			c.done = true
 			return r.gap(p.Name, fmt.Sprint(readErr))
 		}
-		if err := pause(ctx, look/2); err != nil {
+		if r.t.unused(r.k.cfg.Now()) {
+			return errUnused
+		}
+		if err := pause(ctx, min(look/2<<min(failed, 10), slowest)); err != nil {
 			return err
 		}
 	}
@@ -262,18 +267,7 @@ func (r *reader) read(ctx context.Context, pod string, c *cursor, follow bool) e
 	if follow {
 		stop := make(chan struct{})
 		defer close(stop)
-		go func() {
-			select {
-			case <-r.t.decided:
-			case <-stop:
-				return
-			}
-			select {
-			case <-time.After(lastWords):
-				cancel(errors.New("the executor did not end"))
-			case <-stop:
-			}
-		}()
+		go r.watch(stop, cancel)
 	}
 	opts := &corev1.PodLogOptions{Container: launch.Container, Follow: follow, Timestamps: true}
 	if !c.last.IsZero() {
@@ -289,6 +283,31 @@ func (r *reader) read(ctx context.Context, pod string, c *cursor, follow bool) e
 		return fmt.Errorf("read log of pod %s: %w", pod, errors.Join(err, context.Cause(ctx)))
 	}
 	return nil
+}
+
+// watch ends the following of a log that nobody reads any more, or whose executor does
+// not end though the outcome of its build is known, until stop is closed.
+func (r *reader) watch(stop <-chan struct{}, cancel context.CancelCauseFunc) {
+	ticker := time.NewTicker(idle / 2)
+	defer ticker.Stop()
+	var late <-chan time.Time
+	decided := r.t.decided
+	for {
+		select {
+		case <-decided:
+			decided, late = nil, time.After(lastWords)
+		case <-late:
+			cancel(errors.New("the executor did not end"))
+			return
+		case <-ticker.C:
+			if r.t.unused(r.k.cfg.Now()) {
+				cancel(errUnused)
+				return
+			}
+		case <-stop:
+			return
+		}
+	}
 }
 
 // lines takes the lines of a log that were not taken before. Only with whole does one

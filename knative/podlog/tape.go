@@ -22,7 +22,7 @@ type tape struct {
 	known   bool          // there is a pod, even if it has said nothing
 	over    bool          // nothing more comes
 	err     error         // why nothing more comes, though it is not whole
-	wanted  bool          // it is to be put into the ledger
+	wanted  bool          // it is to be read though nobody asks for it
 	inStore bool          // it is there
 	readers int           // that are at it
 	used    time.Time     // when it was last asked for
@@ -46,8 +46,8 @@ func (t *tape) touch(now time.Time) {
 	t.used = now
 }
 
-// keep says that the tape is to be put into the ledger, and with decided that the
-// outcome of its build is known.
+// keep says that the tape is to be put into the ledger whether or not somebody reads it,
+// and with decided that the outcome of its build is known.
 func (t *tape) keep(decided bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -145,7 +145,7 @@ func (t *tape) isWanted() bool {
 func (t *tape) unstored() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.wanted && !t.inStore
+	return !t.inStore
 }
 
 func (t *tape) stored() {
@@ -165,7 +165,7 @@ func (t *tape) unused(now time.Time) bool {
 func (t *tape) spare(now time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.over && t.readers == 0 && now.Sub(t.used) > idle && (t.inStore || !t.wanted)
+	return t.over && t.readers == 0 && now.Sub(t.used) > idle && t.inStore
 }
 
 // remove gives up the tape's file.
