@@ -141,9 +141,9 @@ func (c cli) logs(t *testing.T) {
 	if job != "kiln-"+b.ID {
 		t.Errorf("Job %s of build %s", job, b.ID)
 	}
-	if out := c.says(t, "builds", "--state", "running"); !strings.Contains(out, b.ID[:10]) {
-		t.Errorf("build %s is not listed:\n%s", b.ID, out)
-	}
+	eventually(t, 10*time.Second, "the build in the list of those that run", func() bool {
+		return strings.Contains(c.says(t, "builds", "--state", "running"), b.ID[:10])
+	})
 	var live lines
 	follow := c.command(t.Context(), "--kube", "logs", "-f", b.ID[:10])
 	follow.Stdout, follow.Stderr = &live, &live

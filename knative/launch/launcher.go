@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/kubernetes"
 	batchlisters "k8s.io/client-go/listers/batch/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
 
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/functions/dispatch"
@@ -139,9 +140,10 @@ func stateOf(job *batchv1.Job) dispatch.State {
 	return dispatch.StatePending
 }
 
-// lister is what a Launcher that is in Run knows of Jobs.
+// lister is what a Launcher that is in Run knows of Jobs and pods.
 type lister struct {
-	batchlisters.JobNamespaceLister
+	jobs batchlisters.JobNamespaceLister
+	pods corelisters.PodNamespaceLister
 }
 
 // Load is how many builds wait for their executor and how many run: parts of a build
@@ -152,7 +154,7 @@ func (l *Launcher) Load() (queued, running int) {
 	if known == nil {
 		return 0, 0
 	}
-	all, err := known.List(labels.Everything())
+	all, err := known.jobs.List(labels.Everything())
 	if err != nil {
 		return 0, 0 // of a cache in memory: cannot happen
 	}
@@ -175,11 +177,18 @@ func (l *Launcher) Glance(ctx context.Context, buildID string) (dispatch.State, 
 	if known == nil {
 		return l.State(ctx, buildID)
 	}
-	job, err := known.Get(JobName(buildID))
+	job, err := known.jobs.Get(JobName(buildID))
 	if err != nil {
 		return dispatch.StateNone, nil //nolint:nilerr // a cache has no other error than that it is not there
 	}
-	return stateOf(job), nil
+	state := stateOf(job)
+	if state == dispatch.StatePending { // a pod is a second ahead of its Job
+		pods, err := known.pods.List(labels.SelectorFromSet(labels.Set{LabelBuild: buildID}))
+		if _, ok := began(pods); ok && err == nil {
+			state = dispatch.StateRunning
+		}
+	}
+	return state, nil
 }
 
 func (l *Launcher) client() jobClient { return l.cfg.Client.BatchV1().Jobs(l.cfg.Namespace) }

@@ -70,7 +70,7 @@ func (l *Launcher) Run(ctx context.Context) error {
 			return fmt.Errorf("list %v in namespace %s: %w", kind, l.cfg.Namespace, errors.Join(context.Cause(ctx), errors.New("it never ended")))
 		}
 	}
-	l.jobs.Store(&lister{w.jobs})
+	l.jobs.Store(&lister{jobs: w.jobs, pods: w.pods})
 	defer l.jobs.Store(nil)
 	var wg sync.WaitGroup
 	for range workers {

@@ -310,6 +310,13 @@ func TestLogs(t *testing.T) {
 		t.Fatal(err)
 	}
 	load(1, 0)
+	glance := func(want dispatch.State) {
+		t.Helper()
+		if got, err := w.l.Glance(t.Context(), buildID); got != want || err != nil {
+			t.Errorf("state %q, %v, want %q", got, err, want)
+		}
+	}
+	glance(dispatch.StatePending)
 	jobs := w.client.BatchV1().Jobs("builds")
 	job, err := jobs.Get(t.Context(), JobName(buildID), metav1.GetOptions{})
 	if err != nil {
@@ -319,8 +326,9 @@ func TestLogs(t *testing.T) {
 	if job, err = jobs.Update(t.Context(), job, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	w.put(t, running(1))
 	load(0, 1)
+	w.put(t, running(1))
+	glance(dispatch.StateRunning)
 	for len(w.starts()) == 0 {
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -357,6 +365,9 @@ func TestLogs(t *testing.T) {
 	ended := make(chan error)
 	go func() { ended <- next.Run(ctx) }()
 	heard("ended " + buildID)
+	if got, err := next.Glance(t.Context(), "0123456789"); got != dispatch.StateNone || err != nil {
+		t.Errorf("a build that nobody knows: %q, %v", got, err)
+	}
 	cancel()
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Errorf("Run returned %v", err)
