@@ -118,7 +118,7 @@ func (s *service) openBuilds(ctx context.Context) error {
 		identity = verifier.Verify
 	}
 	s.metrics = observe.NewMetrics("dispatcher", s.load)
-	if s.traces, err = serving.OpenTraces(ctx, s.bus, s.ledger, s.local, s.cfg.traces, s.cfg.log); err != nil {
+	if s.traces, err = serving.OpenTraces(ctx, s.bus, s.ledger, s.logs, s.cfg.traces, s.cfg.log); err != nil {
 		return err
 	}
 	if s.reports, err = serving.OpenReports(s.bus, s.ledger, s.cfg.reports, s.cfg.triggers, s.cfg.now, s.cfg.log); err != nil {
