@@ -25,14 +25,26 @@ func (s *session) openLayers(ctx context.Context, client *registry.Client, conte
 	key := cache.RosterKey(content, []byte(s.c.target), []byte(s.c.platform), []byte(runtime.GOOS+"/"+runtime.GOARCH))
 	if repo := s.cacheRepo(); !strings.HasPrefix(repo, "oci:") {
 		done = client.Expect(ctx, repo, key.String(), requestsOf(file))
+		s.mountsFrom(ctx, repo)
 	}
 	s.layers.Recall(ctx, key, done)
 	return nil
 }
 
+// mountsFrom says that layers of an image, or those in a repository, may be mounted at
+// the destination.
+func (s *session) mountsFrom(ctx context.Context, ref string) {
+	if s.push == nil {
+		return
+	}
+	repo, _, _ := strings.Cut(ref, "@")
+	repo, _ = splitDestination(repo)
+	s.push.Prepare(ctx, repo)
+}
+
 // besides is how many requests go to a registry beside those for each step, at the
-// same time: for the config and the layers of a base.
-const besides = 6
+// same time: for the config and the layers of a base, and how to log in.
+const besides = 8
 
 // requestsOf is how many requests at a time a build sends to the registry that its
 // cache is in.

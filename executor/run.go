@@ -42,7 +42,7 @@ func (s *session) build(ctx context.Context) error {
 		return fault(events.ClassPush, err)
 	}
 	defer client.Close()
-	if push != nil {
+	if s.push = push; push != nil {
 		defer push.Close(ctx)
 	}
 	src, err := s.fetch(ctx)
@@ -146,7 +146,10 @@ func (s *session) plan(ctx context.Context, src *source.Context, images *images,
 			return nil, nil, fault(events.ClassConfig, err)
 		}
 	}
-	opt.Base = func(ref string, p v1.Platform) (plan.Base, error) { return images.base(ctx, ref, p) }
+	opt.Base = func(ref string, p v1.Platform) (plan.Base, error) {
+		s.mountsFrom(ctx, ref)
+		return images.base(ctx, ref, p)
+	}
 	var out *plan.Plan
 	err = s.phase("plan", "load Dockerfile and base images", progress.PhaseLoad, func(func(int64, int64)) error {
 		out, err = plan.New(file, opt)

@@ -112,14 +112,21 @@ func (g *guesses) take(key string) *guess {
 	return x
 }
 
-// drop gives up a guess, also if the answer is yet to come.
+// drop gives up a guess, also if the answer is yet to come. If it is there the
+// connection can be used again.
 func (x *guess) drop() {
-	x.cancel(nil)
+	select {
+	case <-x.done:
+	default:
+		x.cancel(nil)
+	}
 	go func() {
 		<-x.done
 		if x.resp != nil {
+			_, _ = io.CopyN(io.Discard, x.resp.Body, maxPong)
 			_ = x.resp.Body.Close()
 		}
+		x.cancel(nil)
 	}()
 }
 

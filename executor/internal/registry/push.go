@@ -152,6 +152,26 @@ func (p *Push) Check(ctx context.Context) error {
 	return group.Wait()
 }
 
+// Prepare logs in, in the background, to mount layers from another repository: one
+// that is not of the registry of a destination needs nothing. That it fails does not
+// matter, since who mounts logs in if that is not done.
+func (p *Push) Prepare(ctx context.Context, from string) {
+	repo, err := name.NewRepository(from, p.c.nameOptions(from, false)...)
+	if err != nil {
+		return
+	}
+	for _, t := range p.targets {
+		if t.repo.RegistryStr() != repo.RegistryStr() || t.repo.RepositoryStr() == repo.RepositoryStr() {
+			continue
+		}
+		p.c.work.Go(func() {
+			ctx, cancel := context.WithTimeoutCause(ctx, maxPlain, errSlow)
+			defer cancel()
+			_, _ = p.c.reach(ctx, t.repo, repo.RepositoryStr())
+		})
+	}
+}
+
 // tagOf is the first destination in a repository.
 func (p *Push) tagOf(t *target) name.Tag {
 	for _, tag := range p.tags {
