@@ -63,6 +63,7 @@ type session struct {
 	iso     isolation
 	res     events.Result
 	source  source.Revision
+	layers  layerCache // nil: it is not open
 	given   build.Mounts
 	answer  bytes.Buffer         // for standard output, once the terminal is free
 	found   []dockerfile.Warning // what is known of the Dockerfile's mistakes

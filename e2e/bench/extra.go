@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kilnhook/kiln/e2e/internal/process"
+	"github.com/kilnhook/kiln/e2e/internal/tools"
 )
 
 const (
@@ -87,9 +87,7 @@ func (l *lab) start(ctx context.Context) (started, error) {
 		return s, err
 	}
 	gen := filepath.Join(dir, "gen")
-	compile := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", gen, "./e2e/bench/gen")
-	compile.Dir, compile.Env = l.module, append(os.Environ(), "CGO_ENABLED=0")
-	if _, err := process.Run(ctx, compile, nil); err != nil {
+	if err := tools.Build(ctx, gen, "./e2e/bench/gen"); err != nil {
 		return s, err
 	}
 	var times []float64
@@ -121,7 +119,7 @@ func (f figures) judgeExtra() []verdict {
 				continue
 			}
 			v := verdict{
-				Workload: limitedRow, Builder: who, Target: name + " passes with 256 MiB",
+				Workload: limitedRow + "/" + name, Builder: who, Target: "passes with 256 MiB",
 				Measured: fmt.Sprintf("passed, peak %d MiB", s.Memory>>20), Met: s.Failure == "",
 			}
 			if s.Failure != "" {

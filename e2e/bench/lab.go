@@ -18,7 +18,7 @@ import (
 	"github.com/kilnhook/kiln/e2e/internal/baseimage"
 	"github.com/kilnhook/kiln/e2e/internal/buildkit"
 	"github.com/kilnhook/kiln/e2e/internal/cache"
-	"github.com/kilnhook/kiln/e2e/internal/process"
+	"github.com/kilnhook/kiln/e2e/internal/tools"
 )
 
 // lab has all that builds and is built from.
@@ -80,10 +80,7 @@ func findPrograms(ctx context.Context, o options, kept cache.Dir, module, root s
 		}
 		return p, os.WriteFile(p.executor, content, 0o755)
 	}
-	compile := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", p.executor, "./executor")
-	compile.Dir, compile.Env = module, append(os.Environ(), "CGO_ENABLED=0")
-	_, err = process.Run(ctx, compile, nil)
-	return p, err
+	return p, tools.Build(ctx, p.executor, "./executor")
 }
 
 // close stops the registry.
@@ -124,49 +121,6 @@ func (l *lab) builders(w workload) []builder {
 	})
 }
 
-// compare measures a workload with everybody, one after another and as many
-// rounds as asked for. Each round begins with somebody else.
-func (l *lab) compare(ctx context.Context, w workload) (_ map[string][]sample, err error) {
-	if err := l.push(ctx, w); err != nil {
-		return nil, err
-	}
-	host := l.depot.host
-	if w.rtt > 0 {
-		far, err := newRelay(host, w.rtt)
-		if err != nil {
-			return nil, err
-		}
-		defer func() { err = errors.Join(err, far.close()) }()
-		host = far.host
-	}
-	builders := l.builders(w)
-	if w.cached {
-		if err := l.fill(ctx, w, builders); err != nil {
-			return nil, err
-		}
-	}
-	rounds := l.pairs
-	if w.pairs > 0 {
-		rounds = min(rounds, w.pairs)
-	}
-	samples := map[string][]sample{}
-	for round := range rounds {
-		for i := range builders {
-			b := builders[(i+round)%len(builders)]
-			if round > 0 && b.name == w.once {
-				continue
-			}
-			s, err := l.once(ctx, w, b, host, round+1)
-			if err != nil {
-				return nil, fmt.Errorf("%s with %s: %w", w.name, b.name, err)
-			}
-			samples[b.name] = append(samples[b.name], s)
-			l.say("%-12s %d/%d  %-12s  %s", w.name, round+1, rounds, b.name, s)
-		}
-	}
-	return samples, nil
-}
-
 // storeOf is where a workload is built.
 func (l *lab) storeOf(w workload) string {
 	if w.store != "" {
@@ -180,10 +134,9 @@ func seed(w workload, b builder) string {
 	return repository("seed", w.name, strings.ReplaceAll(b.name, " ", "-"))
 }
 
-// fill builds a workload once with everybody, so that the steps are in their caches. Nobody
-// waits for a registry that is far away.
-func (l *lab) fill(ctx context.Context, w workload, builders []builder) error {
-	host := l.depot.host
+// fill builds a workload once with everybody, so that the steps are in their caches. The
+// registry has the name that it is measured under: the Dockerfile is the same.
+func (l *lab) fill(ctx context.Context, w workload, builders []builder, host string) error {
 	dir, err := l.stores.in(ctx, l.storeOf(w))
 	if err != nil {
 		return err

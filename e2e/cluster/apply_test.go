@@ -6,23 +6,31 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"text/template"
 	"time"
+
+	"github.com/kilnhook/kiln/e2e/scenario"
 )
 
 // setup is a way to install Kiln.
 type setup struct {
 	config  string // directory below knative/config
 	profile string // of builds
+	adds    string // component below knative/config; "" is none
 	image   string // of the executor; "" is the working tree's
 	suspend bool   // Jobs wait, for nobody
+	ownNode bool   // each platform is built on a node of its own kind
 }
 
 // overlay is a kustomization of the tests on top of Kiln's own.
 const overlay = `apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 resources: [{{.Base}}{{if .Broker}}, subscriber.yaml{{end}}]
+{{- if .Adds}}
+components: [{{.Adds}}]
+{{- end}}
 images:
   - {name: kiln-dispatcher, newName: {{.Registry}}/kiln/dispatcher, newTag: test}
   - {name: kiln-executor, newName: {{.Registry}}/kiln/executor, newTag: test}
@@ -48,6 +56,9 @@ secretGenerator:
       - KILN_RESULT_KEY=nobody-guesses-this-key
       - AWS_ACCESS_KEY_ID={{.S3.AccessKey}}
       - AWS_SECRET_ACCESS_KEY={{.S3.SecretKey}}
+{{- range $name, $value := .Secrets}}
+      - {{printf "%s=%s" $name $value | printf "%q"}}
+{{- end}}
 patches:
   - target: {version: v1, kind: Service, name: kiln-dispatcher}
     patch: |-
@@ -75,23 +86,11 @@ patches:
 {{- end}}
 `
 
-// triggers build what the tests upload and push.
-const triggers = `triggers:
-  - name: upload
-    on: {object: {bucket: s3://contexts, suffix: .tar.gz}}
-    push: {image: "{{.Registry}}/built/{{"{{ .Object.Stem | slug }}"}}", tags: [latest]}
-    run: {timeout: 2m}
-  - name: push
-    on: {git: {repo: "**"}}
-    push: {image: "{{.Registry}}/built/{{"{{ .Repo.Name | slug }}"}}", tags: ["{{"{{ .Ref.Slug }}"}}"]}
-    run: {timeout: 2m}
-  - name: hasty
-    on: {object: {bucket: s3://hasty, suffix: .tar.gz}}
-    push: {image: "{{.Registry}}/built/{{"{{ .Object.Stem | slug }}"}}", tags: [latest]}
-    run: {timeout: 6s}
+// tight is a trigger of builds that may use little disk.
+const tight = `
   - name: tight
     on: {object: {bucket: s3://tight, suffix: .tar.gz}}
-    push: {image: "{{.Registry}}/built/{{"{{ .Object.Stem | slug }}"}}", tags: [latest]}
+    push: {image: "REGISTRY/built/{{ .Object.Stem | slug }}", tags: [latest]}
     run: {timeout: 3m, resources: {disk: 64Mi}}
 `
 
@@ -101,6 +100,7 @@ profile: {{.Profile}}
 serviceAccount: kiln-executor
 suspend: {{.Suspend}}
 pendingTimeout: 20s
+anyNode: {{.AnyNode}}
 flags: ["--registry-map=index.docker.io={{.Registry}}", "--skip-default-registry-fallback"]
 resources: {limits: {memory: 512Mi}}
 env:
@@ -154,23 +154,29 @@ func (i *install) applySetup(t *testing.T, s setup) {
 	check(t, err)
 	base, err = filepath.Rel(dir, base)
 	check(t, err)
+	adds := ""
+	if s.adds != "" {
+		adds = filepath.Join(base, "..", s.adds)
+	}
 	if s.image == "" {
 		s.image = i.Registry() + "/kiln/executor:test"
 	}
 	sink, err := url.Parse(i.sink.url)
 	check(t, err)
 	values := map[string]any{
-		"Base": base, "Registry": i.Registry(), "Sink": i.sink.url, "S3Inside": i.s3Inside, "S3": i.s3, "Token": token,
-		"NodePort": nodePort, "Profile": s.profile, "Image": s.image, "Suspend": s.suspend,
+		"Base": base, "Adds": adds, "Registry": i.Registry(), "Sink": i.sink.url, "S3Inside": i.s3Inside, "S3": i.s3, "Token": token,
+		"NodePort": nodePort, "Profile": s.profile, "Image": s.image, "Suspend": s.suspend, "AnyNode": !s.ownNode, "Secrets": scenario.Secrets(),
 		"Broker": s.config != "base", "JobSink": s.config == "jobsink", "SinkIP": sink.Hostname(), "SinkPort": sink.Port(),
 	}
 	for name, text := range map[string]string{
-		"kustomization.yaml": overlay, "kiln.yaml": triggers, "jobs.yaml": jobs, "subscriber.yaml": subscriber,
+		"kustomization.yaml": overlay, "jobs.yaml": jobs, "subscriber.yaml": subscriber,
 	} {
 		f, err := os.Create(filepath.Join(dir, name))
 		check(t, err)
 		check(t, errors.Join(template.Must(template.New(name).Parse(text)).Execute(f, values), f.Close()))
 	}
+	what := "triggers:" + scenario.Triggers(i.Registry()) + strings.ReplaceAll(tight, "REGISTRY", i.Registry())
+	check(t, os.WriteFile(filepath.Join(dir, "kiln.yaml"), []byte(what), 0o644))
 	i.kubectl(t, "apply", "-k", dir)
 	if s.profile == "overlay" {
 		// The pod's user namespace makes what the standard forbids harmless, but
@@ -178,6 +184,12 @@ func (i *install) applySetup(t *testing.T, s setup) {
 		i.kubectl(t, "label", "--overwrite", "namespace", "kiln-builds", "pod-security.kubernetes.io/enforce=privileged")
 	}
 	i.kubectl(t, "-n", "kiln", "rollout", "status", "deployment/kiln-dispatcher", "--timeout=120s")
+	i.awaitDispatcher(t)
+}
+
+// awaitDispatcher waits until the dispatcher answers, and goes on to.
+func (i *install) awaitDispatcher(t *testing.T) {
+	t.Helper()
 	// The node's proxy learns a moment later which pod is there now.
 	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	inRow := 0

@@ -17,12 +17,14 @@ import (
 	"github.com/kilnhook/kiln/e2e/internal/cache"
 	"github.com/kilnhook/kiln/e2e/internal/process"
 	"github.com/kilnhook/kiln/e2e/need"
+	"github.com/kilnhook/kiln/e2e/scenario"
 	"github.com/kilnhook/kiln/e2e/servers"
 )
 
 const (
 	nodePort = "30080" // of the dispatcher
 	token    = "let-the-tests-in"
+	debian   = "library/debian:bookworm-slim" // the base image, in the registry
 )
 
 // install is Kiln on a real node, and everything around it.
@@ -71,7 +73,7 @@ func newInstall(t *testing.T) *install {
 	i.s3 = servers.Versity(t, servers.VersityOptions{Webhook: relay})
 	i.s3Inside = "http://" + forward(t, n.HostIP(), strings.TrimPrefix(i.s3.URL, "http://"))
 	i.git = newGitServer(t, n.HostIP(), i.URL())
-	for _, bucket := range []string{"contexts", "ledger", "hasty", "tight"} {
+	for _, bucket := range append(scenario.Buckets(), "ledger", "tight") {
 		i.aws(t, "s3", "mb", "s3://"+bucket)
 	}
 	return i
@@ -96,9 +98,9 @@ func (i *install) pushImages(t *testing.T, dir cache.Dir) {
 			run(t, i.executor, "push", layout, "--destination="+i.Registry()+"/kiln/"+name+":test", "--insecure-registry="+i.Registry())
 		}
 	}
-	debian, err := baseimage.Debian(t.Context(), dir, os.Stderr)
+	root, err := baseimage.Debian(t.Context(), dir, os.Stderr)
 	check(t, err)
-	_, err = baseimage.Push(t.Context(), debian, i.Registry()+"/library/debian:bookworm-slim")
+	_, err = baseimage.Push(t.Context(), root, i.Registry()+"/"+debian)
 	check(t, err)
 }
 

@@ -2,6 +2,8 @@ package main_test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -74,15 +76,33 @@ func (i *install) finisherKilled(t *testing.T) {
 	}
 }
 
-// scenarioBuilds is how many builds end in the scenarios.
-const scenarioBuilds = 1 + 2 + 4 + 2 + 1
-
 // scenarios proves that what holds on one machine holds on the cluster.
 func (i *install) scenarios(t *testing.T) {
 	scenario.All(t, scenario.World{
 		URL: i.URL(), Token: token, Root: i.git.root, Limit: buildLimit,
 		Repository: func(name string) string { return i.git.url + "/" + name },
-		Image:      i.image,
-		Finished:   func() []event.Event { return i.sink.all(events.TypeBuildFinished) },
+		Upload: func(t *testing.T, bucket, object string, body []byte) {
+			t.Helper()
+			file := filepath.Join(t.TempDir(), "object")
+			check(t, os.WriteFile(file, body, 0o600))
+			i.aws(t, "s3", "cp", file, "s3://"+bucket+"/"+object)
+		},
+		Image:    i.image,
+		Finished: func() []event.Event { return i.sink.all(events.TypeBuildFinished) },
+		Deaf:     i.sink.deaf.Store,
+		Restart: func(t *testing.T) {
+			t.Helper()
+			i.kubectl(t, "-n", "kiln", "delete", "pod", "-l", "app.kubernetes.io/name=kiln-dispatcher", "--grace-period=0", "--force")
+			i.awaitDispatcher(t)
+		},
 	}, "debian:bookworm-slim")
+}
+
+// otherNode proves that a build for a platform of which the cluster has no node says
+// so, and ends as a whole.
+func (i *install) otherNode(t *testing.T) {
+	i.applySetup(t, setup{config: "base", profile: "default", ownNode: true})
+	i.uploadDockerfileTo(t, "platforms", "othernode", "FROM scratch\nCOPY file /\n")
+	i.ends(t, "othernode", events.OutcomeError, events.ClassInfraStart, "linux/arm64")
+	i.applySetup(t, setup{config: "base", profile: "default"})
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/kilnhook/kiln/e2e/imagediff/compare"
+	"github.com/kilnhook/kiln/e2e/scenario"
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/events/source/git"
 	"github.com/kilnhook/kiln/infra/local/example"
@@ -38,7 +39,7 @@ func TestCluster(t *testing.T) {
 			refs = append(refs, i.succeeds(t, profile+"-push"))
 		})
 	}
-	t.Run("equal", func(t *testing.T) { equal(t, refs) })
+	t.Run("equal", func(t *testing.T) { i.equal(t, refs) })
 	i.apply(t, "default")
 	t.Run("out of memory", func(t *testing.T) {
 		i.fails(t, "oom", "FROM debian:bookworm-slim\nRUN tail /dev/zero\n", events.OutcomeFailed, events.ClassOOM, "")
@@ -53,9 +54,10 @@ func TestCluster(t *testing.T) {
 	t.Run("too late", func(t *testing.T) { i.tooLate(t) })
 	t.Run("finisher killed", func(t *testing.T) { i.finisherKilled(t) })
 	t.Run("scenarios", func(t *testing.T) { i.scenarios(t) })
+	t.Run("no node for a platform", func(t *testing.T) { i.otherNode(t) })
 	t.Run("restricted", func(t *testing.T) { i.restricted(t) })
 	t.Run("no image", func(t *testing.T) { i.noImage(t) })
-	t.Run("one outcome each", func(t *testing.T) { i.oneOutcomeEach(t, 13+4+scenarioBuilds) })
+	t.Run("one outcome each", func(t *testing.T) { i.oneOutcomeEach(t, 14+4+scenario.Builds()) })
 }
 
 // image is the repository of what is built of an object or repository.
@@ -178,17 +180,23 @@ func (i *install) oneOutcomeEach(t *testing.T, want int) {
 }
 
 // equal proves that images are the same but for when they were built.
-func equal(t *testing.T, refs []string) {
+func (i *install) equal(t *testing.T, refs []string) {
 	t.Helper()
 	if len(refs) < 2 {
 		t.Fatalf("there are %d images to compare", len(refs))
 	}
+	// All of them stand on this one, which is read once, as is the first.
+	base, err := compare.Open(t.Context(), i.Registry()+"/"+debian, compare.OpenOptions{})
+	check(t, err)
+	var f compare.Flattener
+	check(t, f.Learn(t.Context(), base))
 	first, err := compare.Open(t.Context(), refs[0], compare.OpenOptions{})
 	check(t, err)
+	check(t, f.Learn(t.Context(), first))
 	for _, ref := range refs[1:] {
 		img, err := compare.Open(t.Context(), ref, compare.OpenOptions{})
 		check(t, err)
-		diffs, err := compare.Images(t.Context(), first, img, compare.Options{Layers: true})
+		diffs, err := f.Images(t.Context(), first, img, compare.Options{Layers: true})
 		check(t, err)
 		for _, d := range diffs {
 			t.Errorf("%s | %s: %s", refs[0], ref, d)

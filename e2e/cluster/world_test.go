@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -62,14 +63,19 @@ func withToken(to string) http.Handler {
 
 // sink is a subscriber outside of the cluster.
 type sink struct {
-	url string
-	mu  sync.Mutex
-	got []event.Event
+	url  string
+	deaf atomic.Bool // it refuses everything
+	mu   sync.Mutex
+	got  []event.Event
 }
 
 func newSink(t *testing.T, ip string) *sink {
 	s := &sink{}
 	s.url = listen(t, ip, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.deaf.Load() {
+			http.Error(w, "not now", http.StatusServiceUnavailable)
+			return
+		}
 		body, err := io.ReadAll(r.Body)
 		if err == nil {
 			var e event.Event

@@ -6,6 +6,9 @@ import (
 	"io/fs"
 	"maps"
 	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -46,6 +49,49 @@ func TestSink(t *testing.T) {
 	}
 	if e.Extensions()["cluster"] != nil {
 		t.Error("the caller's event was changed")
+	}
+}
+
+// The token of a sink is the one that is in its file now, if there is one, and neither
+// none nor a wrong one is a reason to give an event up.
+func TestSinkToken(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	write := func(token string) {
+		if err := os.WriteFile(file, []byte(token+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := newReceiver(t, func(try int, _ string) int {
+		switch try {
+		case 1:
+			write("first")
+			return http.StatusUnauthorized
+		case 2:
+			write("second")
+			return http.StatusForbidden
+		}
+		return http.StatusAccepted
+	})
+	var shown []string
+	r.check = func(req *http.Request, _ []byte) { shown = append(shown, req.Header.Get("Authorization")) }
+	opts := WebhookOptions{Now: clock, MinBackoff: time.Millisecond, MaxBackoff: time.Millisecond}
+	s, err := NewSink(Subscriber{Name: "sink", URL: r.URL, TokenFile: file}, opts, neverRefused(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Publish(t.Context(), newEvent(t, "/s", 1)); err != nil {
+		t.Fatal(err)
+	}
+	r.await(t, 1)
+	if want := []string{"", "Bearer first", "Bearer second"}; !slices.Equal(shown, want) {
+		t.Errorf("shown %q, want %q", shown, want)
+	}
+	s, err = NewSink(Subscriber{Name: "sink", URL: r.URL, TokenFile: filepath.Dir(file)}, opts, neverRefused(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Publish(t.Context(), newEvent(t, "/s", 2)); err == nil || !strings.Contains(err.Error(), "read the token for sink") {
+		t.Errorf("a token that cannot be read: %v", err)
 	}
 }
 

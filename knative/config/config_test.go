@@ -266,6 +266,59 @@ secretGenerator: [{name: kiln-secrets, namespace: kiln, literals: [KILN_TOKEN=t]
 	}
 }
 
+// TestInbound proves that the dispatcher lets in those, and only those, who bring it
+// what the Trigger sends: Knative names their service account after the Trigger.
+func TestInbound(t *testing.T) {
+	all := render(t, "inbound")
+	env, trigger := all["ConfigMap kiln/kiln-environment"], all["Trigger kiln/kiln-changes"]
+	if got, want := at(t, env, "data", "KILN_CLUSTER_AUDIENCE"), at(t, trigger, "spec", "subscriber", "audience"); got != want {
+		t.Errorf("the dispatcher expects tokens for %s, the Trigger's are for %s", got, want)
+	}
+	account := fmt.Sprintf("system:serviceaccount:%s:%s-oidc-eventing.knative.dev-trigger",
+		at(t, trigger, "metadata", "namespace"), at(t, trigger, "metadata", "name"))
+	if got := at(t, env, "data", "KILN_CLUSTER_SUBJECT"); got != account {
+		t.Errorf("the dispatcher expects tokens of %s, the Trigger's are of %s", got, account)
+	}
+	if uri := at(t, trigger, "spec", "subscriber", "uri"); uri != "/events/in" {
+		t.Errorf("changes come to %s", uri)
+	}
+	if bus := at(t, env, "data", "KILN_BUS"); bus != "sink" {
+		t.Errorf("what became of builds goes to %s", bus)
+	}
+}
+
+// TestJobSinkWithTokens proves that the dispatcher has a token for the JobSink, and that
+// its account is the one that the policy lets in.
+func TestJobSinkWithTokens(t *testing.T) {
+	dir := t.TempDir()
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	base, err := filepath.Rel(dir, filepath.Join(here, "jobsink"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte("resources: ["+base+"]\ncomponents: ["+base+"/authenticated]\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	all := render(t, dir)
+	pod := into[corev1.PodSpec](t, at(t, all["Deployment kiln/kiln-dispatcher"], "spec", "template", "spec"))
+	token := pod.Volumes[len(pod.Volumes)-1].Projected.Sources[0].ServiceAccountToken
+	mount := pod.Containers[0].VolumeMounts[len(pod.Containers[0].VolumeMounts)-1]
+	sink := all["JobSink kiln-builds/kiln"]
+	if want := fmt.Sprintf("sinks.knative.dev/jobsink/%s/%s", at(t, sink, "metadata", "namespace"), at(t, sink, "metadata", "name")); token.Audience != want {
+		t.Errorf("the token is for %s, the JobSink is %s", token.Audience, want)
+	}
+	if file := at(t, all["ConfigMap kiln/kiln-environment"], "data", "KILN_JOBSINK_TOKEN_FILE"); file != mount.MountPath+"/"+token.Path {
+		t.Errorf("the token is in %s/%s, the dispatcher reads %s", mount.MountPath, token.Path, file)
+	}
+	from := fmt.Sprint(at(t, all["EventPolicy kiln-builds/kiln"], "spec", "from"))
+	if want := "[map[sub:system:serviceaccount:kiln:" + pod.ServiceAccountName + "]]"; from != want {
+		t.Errorf("the policy lets in %s, the dispatcher is %s", from, want)
+	}
+}
+
 // TestJobSinkIsTheJob proves that a JobSink's Job runs and fails as one of the
 // dispatcher's: only where the request comes from is another.
 func TestJobSinkIsTheJob(t *testing.T) {

@@ -13,6 +13,8 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/kilnhook/kiln/events"
@@ -31,9 +33,12 @@ type Config struct {
 	// since all Jobs of a JobSink are the same.
 	Timeout time.Duration
 	Slack   time.Duration // how much later a build is lost; 0 is 10 min
-	Client  *http.Client  // nil is one that waits 30 s
-	Now     func() time.Time
-	Log     *slog.Logger // nil discards
+	// TokenFile holds a bearer token that the JobSink wants to see; "" is none. It is
+	// read anew for every build, as such tokens are changed while they are used.
+	TokenFile string
+	Client    *http.Client // nil is one that waits 30 s
+	Now       func() time.Time
+	Log       *slog.Logger // nil discards
 }
 
 // Ledger is where requests are recorded.
@@ -87,6 +92,13 @@ func (l *Launcher) Launch(ctx context.Context, req events.Request) error {
 		return fmt.Errorf("post %s to the JobSink: %w", e.ID(), err)
 	}
 	post.Header = header
+	if l.cfg.TokenFile != "" {
+		token, err := os.ReadFile(l.cfg.TokenFile)
+		if err != nil {
+			return fmt.Errorf("read the token for the JobSink: %w", err)
+		}
+		post.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+	}
 	resp, err := l.cfg.Client.Do(post)
 	if err != nil {
 		return fmt.Errorf("post %s to the JobSink: %w", e.ID(), err)

@@ -5,6 +5,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -22,6 +25,7 @@ type sink struct {
 	mu     sync.Mutex
 	status int
 	ids    []string
+	shown  []string // in the header Authorization
 	orders []events.Order
 }
 
@@ -47,6 +51,7 @@ func newSink(t *testing.T) *sink {
 		if err != nil {
 			t.Error(err)
 		}
+		s.shown = append(s.shown, r.Header.Get("Authorization"))
 		s.ids, s.orders = append(s.ids, e.ID()), append(s.orders, order)
 		if s.status >= 500 {
 			w.Header().Set("Reason", "no Jobs today")
@@ -121,6 +126,30 @@ func TestLaunchRefused(t *testing.T) {
 	s.Close()
 	if err := l.Launch(t.Context(), request()); err == nil || errors.Is(err, dispatch.ErrExists) {
 		t.Errorf("nobody there: %v", err)
+	}
+}
+
+// TestToken proves that the JobSink is shown the token that is in the file now, and
+// that without it nothing is asked for.
+func TestToken(t *testing.T) {
+	s := newSink(t)
+	l := newLauncher(t, s, new(ledger.Mem), time.Now)
+	l.cfg.TokenFile = filepath.Join(t.TempDir(), "token")
+	if err := l.Launch(t.Context(), request()); err == nil || !strings.Contains(err.Error(), "read the token for the JobSink") {
+		t.Errorf("without a token: %v", err)
+	}
+	for _, token := range []string{"first", "second"} {
+		if err := os.WriteFile(l.cfg.TokenFile, []byte(token+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Launch(t.Context(), request()); err != nil {
+			t.Error(err)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if want := []string{"Bearer first", "Bearer second"}; !slices.Equal(s.shown, want) {
+		t.Errorf("shown %q, want %q", s.shown, want)
 	}
 }
 

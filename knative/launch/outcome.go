@@ -145,10 +145,21 @@ func waiting(pods []*corev1.Pod) string {
 	}
 	for _, c := range p.Status.Conditions {
 		if c.Status == corev1.ConditionFalse && c.Message != "" {
-			return c.Reason + ": " + c.Message
+			return c.Reason + ": " + c.Message + noNode(p, c)
 		}
 	}
 	return "pod " + p.Name + " is " + string(p.Status.Phase)
+}
+
+// noNode is what else there is to know of a pod that no node is for, and which asks
+// for nodes of a platform.
+func noNode(p *corev1.Pod, c corev1.PodCondition) string {
+	arch := p.Spec.NodeSelector[corev1.LabelArchStable]
+	if c.Reason != corev1.PodReasonUnschedulable || arch == "" {
+		return ""
+	}
+	return fmt.Sprintf(" It waits for a node for %s/%s; if there is none, and no RUN needs one, set anyNode in the options of Jobs.",
+		p.Spec.NodeSelector[corev1.LabelOSStable], arch)
 }
 
 // began is when the executor started to run; false if it has not.

@@ -146,9 +146,9 @@ func (w *watcher) look(ctx context.Context, id string) (again time.Duration, err
 	if err != nil {
 		return 0, fmt.Errorf("list pods: %w", err)
 	}
-	if err := w.tellStarted(ctx, id, job, pods); err != nil {
-		return 0, err
-	}
+	// That nobody can be told of its start keeps no build from its end: its tags are
+	// moved while the sink is away.
+	untold := w.tellStarted(ctx, id, job, pods)
 	res, decided := outcome(job, pods)
 	switch {
 	case decided:
@@ -157,8 +157,13 @@ func (w *watcher) look(ctx context.Context, id string) (again time.Duration, err
 			Outcome: events.OutcomeCancelled, Class: events.ClassDeleted, Reason: "deleted",
 			Message: "the Job was deleted while the build ran", FinishedAt: w.l.cfg.Now().UTC(),
 		}
+	case untold != nil:
+		return 0, untold
 	default:
 		return w.wait(ctx, id, job, pods)
+	}
+	if untold != nil {
+		w.l.cfg.Log.Warn("the start of a build was not told", "build", id, "err", untold)
 	}
 	return 0, w.finish(ctx, id, job, gone, res)
 }

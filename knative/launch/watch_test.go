@@ -32,7 +32,8 @@ type world struct {
 	now      time.Time
 	started  []string
 	finished map[string]events.Result
-	failures int // how often Finish still fails
+	failures int  // how often Finish still fails
+	away     bool // nobody can be told that a build started
 	told     chan struct{}
 }
 
@@ -84,6 +85,9 @@ func (w *world) clock() time.Time {
 func (w *world) start(_ context.Context, req events.Request, at time.Time) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.away {
+		return errors.New("the sink is away")
+	}
 	w.started = append(w.started, fmt.Sprint(req.BuildID, " ", at.Unix()))
 	return nil
 }
@@ -181,6 +185,20 @@ func TestRunFinishes(t *testing.T) {
 	defer w.mu.Unlock()
 	if len(w.started) != 1 || w.started[0] != buildID+" 100" {
 		t.Errorf("started %v", w.started)
+	}
+}
+
+// TestRunUntold proves that a build of whose start nobody can be told comes to its end.
+func TestRunUntold(t *testing.T) {
+	w := newWorld(t)
+	w.away = true
+	if err := w.l.Launch(t.Context(), request()); err != nil {
+		t.Fatal(err)
+	}
+	w.put(t, running(1))
+	w.put(t, pod(1, 0, "Completed", `{"outcome":"success","digest":"`+digest+`"}`))
+	if res := w.await(t); res.Outcome != events.OutcomeSuccess || len(w.starts()) != 0 {
+		t.Errorf("finished with %+v after the starts %v", res, w.starts())
 	}
 }
 

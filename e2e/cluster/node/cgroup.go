@@ -26,21 +26,35 @@ func hasUnified() bool {
 	return err == nil && slices.Contains(strings.Fields(string(raw)), "memory")
 }
 
-// podCgroups are the directories below which the pods of a node have theirs, as
-// the host sees them.
-func podCgroups(pid int) []string {
+// CgroupRoot is the cgroup below which the pods of a node have theirs, as the node sees
+// it. Nodes that run at once have the same hierarchies: what one finds below its own
+// root and does not know, it removes. With cgroup version 2 they share one still.
+func (c Config) CgroupRoot() string {
+	if c.Unified || c.Link == "" {
+		return "/"
+	}
+	return "/" + c.Link
+}
+
+// podCgroups are the directories that hold the cgroups of a node's pods, as the host
+// sees them.
+func podCgroups(cfg Config, pid int) []string {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if err != nil {
 		return nil
 	}
 	defer f.Close()
+	subs := []string{cfg.CgroupRoot()}
+	if cfg.CgroupRoot() == "/" {
+		subs = []string{"kubepods", "k8s.io"}
+	}
 	var dirs []string
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		_, rest, _ := strings.Cut(lines.Text(), ":")
 		names, path, _ := strings.Cut(rest, ":")
 		for name := range strings.SplitSeq(names, ",") {
 			root := filepath.Join("/sys/fs/cgroup", strings.TrimPrefix(name, "name="), path)
-			for _, sub := range []string{"kubepods", "k8s.io"} {
+			for _, sub := range subs {
 				dirs = append(dirs, filepath.Join(root, sub))
 			}
 		}

@@ -3,6 +3,7 @@ package node
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -101,6 +102,9 @@ func mountCgroups(cfg Config) error {
 		}
 		if err := unix.Mount("cgroup", dir, "cgroup", 0, data); err != nil {
 			return wrapMount(dir, err)
+		}
+		if err := os.Mkdir(filepath.Join(dir, cfg.CgroupRoot()), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("make the node's cgroup: %w", err)
 		}
 	}
 	return nil

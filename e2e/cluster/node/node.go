@@ -211,7 +211,7 @@ func (n *Node) await(ctx context.Context, ended <-chan error) error {
 // Stop ends the node and everything in it, and removes the cgroups of its pods.
 // Its directory stays.
 func (n *Node) Stop() error {
-	groups := podCgroups(n.pid)
+	groups := podCgroups(n.cfg, n.pid)
 	var errs []error
 	if err := syscall.Kill(n.pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 		errs = append(errs, fmt.Errorf("stop node: %w", err))

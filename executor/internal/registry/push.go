@@ -137,7 +137,12 @@ func isImmutable(err error) bool {
 func (p *Push) Check(ctx context.Context) error {
 	var group errgroup.Group
 	for _, t := range p.targets {
+		checking := make(chan struct{})
+		t.mu.Lock()
+		t.checking = checking
+		t.mu.Unlock()
 		group.Go(func() error {
+			defer close(checking)
 			if err := p.c.again(ctx, p.c.opt.PushRetry, func() error { return p.c.thrice(ctx, func() error { return t.check(ctx) }) }); err != nil {
 				return fmt.Errorf("check push permission for %s: %w", p.tagOf(t), p.c.explain(err, t.repo))
 			}
