@@ -124,7 +124,7 @@ func status(pid int) (who string, peak int64) {
 }
 
 // buildTime is how long a build may take.
-const buildTime = 8 * time.Minute
+const buildTime = 15 * time.Minute
 
 // measurement says what to measure.
 type measurement struct {
