@@ -207,6 +207,11 @@ func (s *session) archiveTags() []string {
 type layerCache interface {
 	build.Cache
 	store.Remote
+	rosters
+}
+
+// rosters tell what the last build used, and are told what this one does.
+type rosters interface {
 	Recall(ctx context.Context, k cache.Key, done func())
 	Document(ctx context.Context, digest v1.Hash) []byte
 	Note(digest v1.Hash, raw []byte)
