@@ -31,7 +31,7 @@ lint:
 	$(LINT) run ./...
 	cd terraform/tests && $(GO) tool -modfile=../../.ci/tools/go.mod golangci-lint run ./...
 
-## bench: measure whole builds against BuildKit and buildah, a quarter of an hour; needs root; BENCH=pattern PAIRS=5 STORE=tmpfs|ext4|disk; BENCH_FLAGS="-write docs/performance.md" keeps the tables
+## bench: measure whole builds against BuildKit and buildah, half an hour; needs root; BENCH=pattern PAIRS=5 STORE=tmpfs|ext4|disk; BENCH_FLAGS="-write docs/performance.md" keeps the tables of what was measured
 bench: PAIRS ?= 5
 bench: STORE ?= tmpfs
 bench:

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -24,7 +23,7 @@ import (
 	"github.com/kilnhook/kiln/e2e/need"
 )
 
-// TestHarness measures a tiny workload once with everybody and proves that the
+// TestHarness measures a tiny workload in two rounds and proves that the
 // figures are there, that nobody took another's, and that nothing is left behind.
 func TestHarness(t *testing.T) {
 	need.Root(t)
@@ -38,7 +37,7 @@ func TestHarness(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, ".").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	cmd := exec.CommandContext(t.Context(), program, "-size=small", "-pairs=1", "-run=^(copy-again|twig|start)$", "-json", result, "-dir", dir)
+	cmd := exec.CommandContext(t.Context(), program, "-size=small", "-pairs=2", "-run=^(copy-again|twig|start)$", "-json", result, "-dir", dir)
 	cmd.Dir = "../.."
 	out, err := cmd.CombinedOutput()
 	if strings.Contains(string(out), "control groups for memory") {
@@ -56,16 +55,24 @@ func TestHarness(t *testing.T) {
 	if err := json.Unmarshal(raw, &f); err != nil {
 		t.Fatal(err)
 	}
+	rounds := map[string]int{}
 	for _, who := range []string{overlay, inPlace, buildKit, buildah} {
-		s := f.Samples["copy-again"][who]
-		if len(s) != 1 || s[0].Failure != "" || s[0].Wall <= 0 || s[0].CPU <= time.Millisecond || s[0].RSS < 1<<20 || s[0].Memory < 1<<20 || s[0].Requests == 0 {
-			t.Errorf("%s: %+v", who, s)
-		} else if s[0].Layers != 7 {
-			// Busybox and gen, four of the base, one of the COPY.
-			t.Errorf("the image of %s has %d layers, want 7", who, s[0].Layers)
+		samples := f.Samples["copy-again"][who]
+		rounds[who] = len(samples)
+		for _, s := range samples {
+			if s.Failure != "" || s.Wall <= 0 || s.CPU <= time.Millisecond || s.RSS < 1<<20 || s.Memory < 1<<20 || s.Requests == 0 {
+				t.Errorf("%s: %+v", who, s)
+			} else if s.Layers != 7 {
+				// Busybox and gen, four of the base, one of the COPY.
+				t.Errorf("the image of %s has %d layers, want 7", who, s.Layers)
+			}
 		}
 	}
-	if s := f.Samples["twig"][inPlace]; len(s) != 1 || s[0].PerRun <= 0 {
+	// One peer may be behind the other after the first round.
+	if rounds[overlay] != 2 || rounds[inPlace] != 2 || max(rounds[buildKit], rounds[buildah]) != 2 || min(rounds[buildKit], rounds[buildah]) < 1 {
+		t.Errorf("rounds: %v", rounds)
+	}
+	if s := f.Samples["twig"][inPlace]; len(s) != 2 || s[0].PerRun <= 0 {
 		t.Errorf("RUNs are not told apart: %+v", s)
 	}
 	if f.Start == nil || f.Start.CPU <= 0 || f.Start.RSS < 1<<20 {
@@ -82,6 +89,7 @@ func TestHarness(t *testing.T) {
 func TestParse(t *testing.T) {
 	for line, want := range map[string]string{
 		"-pairs 0": "at least one", "-store nfs": "want tmpfs, ext4 or disk", "-size big": "full or small", "copy": "no flag", "-run (": "missing closing )",
+		"-write x -builder Kiln": "-write keeps", "-write x -size small": "-write keeps", "-write x -profiles p": "-write keeps",
 	} {
 		if _, err := parse(strings.Fields(line), io.Discard); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", line, err, want)
@@ -128,32 +136,6 @@ func TestTargets(t *testing.T) {
 	delete(r["w"], buildah)
 	if v := r.judge(w)[1]; v.Met || !math.IsNaN(r.median("w", buildKit, cpu)) {
 		t.Errorf("without a peer: %+v", v)
-	}
-}
-
-// TestReport proves that tables get to where a document has room for them, and there only.
-func TestReport(t *testing.T) {
-	w := workloads(small())[0]
-	f := figures{list: []workload{w}, Samples: results{w.name: {overlay: {{Wall: time.Second, CPU: time.Second, Layers: 3}}, buildah: {{Failure: "no room\nmore"}}}}}
-	f.judge()
-	got := f.markdown()
-	for _, want := range []string{"| Kiln Overlay | 1.00 | 1.00 | 0 |", "| buildah | - | - | - | - | - | - | - | failed: no room |", "(1 round)", "| copy | Kiln Overlay | CPU ≤ 0.1× the better peer's | not measured | missed |"} {
-		if !strings.Contains(got, want) {
-			t.Errorf("no %q in\n%s", want, got)
-		}
-	}
-	mark := func(name string) string { return regexp.QuoteMeta(beginMark(name)) }
-	document := "a\n" + beginMark(tmpfs) + "old\n" + endMark(tmpfs) + "b\n" + beginMark(disk) + "kept\n" + endMark(disk) + "c\n"
-	document, err := insert(document, tmpfs, got)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := `(?s)^a\n` + mark(tmpfs) + `.*Overlay.*` + regexp.QuoteMeta(endMark(tmpfs)) + `b\n` + mark(disk) + `kept\n`
-	if !regexp.MustCompile(want).MatchString(document) || strings.Contains(document, "old") {
-		t.Errorf("got\n%s", document)
-	}
-	if _, err := insert("nothing", tmpfs, got); err == nil {
-		t.Error("a document without marks is taken")
 	}
 }
 

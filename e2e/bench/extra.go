@@ -118,7 +118,7 @@ func (f figures) judgeExtra() []verdict {
 				continue
 			}
 			v := verdict{
-				Workload: limitedRow, Builder: who, Target: name + " passes with 256 MiB",
+				Workload: limitedRow + "/" + name, Builder: who, Target: "passes with 256 MiB",
 				Measured: fmt.Sprintf("passed, peak %d MiB", s.Memory>>20), Met: s.Failure == "",
 			}
 			if s.Failure != "" {

@@ -124,49 +124,6 @@ func (l *lab) builders(w workload) []builder {
 	})
 }
 
-// compare measures a workload with everybody, one after another and as many
-// rounds as asked for. Each round begins with somebody else.
-func (l *lab) compare(ctx context.Context, w workload) (_ map[string][]sample, err error) {
-	if err := l.push(ctx, w); err != nil {
-		return nil, err
-	}
-	host := l.depot.host
-	if w.rtt > 0 {
-		far, err := newRelay(host, w.rtt)
-		if err != nil {
-			return nil, err
-		}
-		defer func() { err = errors.Join(err, far.close()) }()
-		host = far.host
-	}
-	builders := l.builders(w)
-	if w.cached {
-		if err := l.fill(ctx, w, builders); err != nil {
-			return nil, err
-		}
-	}
-	rounds := l.pairs
-	if w.pairs > 0 {
-		rounds = min(rounds, w.pairs)
-	}
-	samples := map[string][]sample{}
-	for round := range rounds {
-		for i := range builders {
-			b := builders[(i+round)%len(builders)]
-			if round > 0 && b.name == w.once {
-				continue
-			}
-			s, err := l.once(ctx, w, b, host, round+1)
-			if err != nil {
-				return nil, fmt.Errorf("%s with %s: %w", w.name, b.name, err)
-			}
-			samples[b.name] = append(samples[b.name], s)
-			l.say("%-12s %d/%d  %-12s  %s", w.name, round+1, rounds, b.name, s)
-		}
-	}
-	return samples, nil
-}
-
 // storeOf is where a workload is built.
 func (l *lab) storeOf(w workload) string {
 	if w.store != "" {

@@ -46,6 +46,18 @@ type options struct {
 // chosen tells whether a row is wanted. Those of the memory limit are called memory/WORKLOAD.
 func (o options) chosen(row string) bool { return o.workload == nil || o.workload.MatchString(row) }
 
+// wanted are the workloads to measure: those that are chosen, and those which these are
+// compared with.
+func (o options) wanted(all []workload) []workload {
+	beside := map[string]bool{}
+	for _, w := range all {
+		if w.beside != "" && o.chosen(w.name) {
+			beside[w.beside] = true
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(w workload) bool { return !o.chosen(w.name) && !beside[w.name] })
+}
+
 // insideVariable names the directory to work in, for the process that has
 // mounts of its own.
 const insideVariable = "KILN_BENCH_DIR"
@@ -77,13 +89,13 @@ func parse(args []string, out io.Writer) (o options, err error) {
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.SetOutput(out)
 	size := f.String("size", "full", "full, or small to try the harness")
-	f.IntVar(&o.pairs, "pairs", 5, "how often everybody builds a workload; some take fewer")
+	f.IntVar(&o.pairs, "pairs", 5, "rounds: how often everybody builds a workload, but for peers that are far behind after the first")
 	f.StringVar(&o.store, "store", "tmpfs", "where roots and stores are: tmpfs, ext4 (in memory) or disk")
 	f.StringVar(&o.executor, "executor", "", "`file` of an executor to measure instead of this clone's")
 	f.StringVar(&o.profiles, "profiles", "", "`directory` for CPU profiles of the executor, which then takes more time")
 	f.StringVar(&o.json, "json", "", "write all samples to `file`")
 	f.StringVar(&o.markdown, "markdown", "", "write the tables to `file`")
-	f.StringVar(&o.write, "write", "", "put the tables into `document`, between its marks")
+	f.StringVar(&o.write, "write", "", "put the tables of what was measured into `document`, between its marks; others stay")
 	f.StringVar(&o.dir, "dir", os.TempDir(), "`directory` below which everything is made; on a disk")
 	pattern := func(name, text string, to **regexp.Regexp) {
 		f.Func(name, text, func(s string) (err error) {
@@ -107,6 +119,8 @@ func parse(args []string, out io.Writer) (o options, err error) {
 		return o, fmt.Errorf("-pairs %d: want at least one", o.pairs)
 	case *size != "full" && *size != "small":
 		return o, fmt.Errorf("-size %q: want full or small", *size)
+	case o.write != "" && (o.builder != nil || o.profiles != "" || *size != "full"):
+		return o, errors.New("-write keeps figures to be quoted: not with -builder, -profiles or -size=small")
 	}
 	o.sizes = full()
 	if *size == "small" {
@@ -165,13 +179,20 @@ func bench(ctx context.Context, o options, dir string, out, log io.Writer) (err 
 	all := workloads(o.sizes)
 	for _, w := range all {
 		f.order = append(f.order, w.name)
-		if !o.chosen(w.name) {
-			continue
-		}
-		if f.Samples[w.name], err = l.compare(ctx, w); err != nil {
+	}
+	p := &pace{left: o.wanted(all), rounds: o.pairs, now: time.Now}
+	if slices.ContainsFunc(f.order, func(name string) bool { return o.chosen(limitedRow + "/" + name) }) {
+		p.then = ", then builds under the memory limit"
+	}
+	for _, w := range p.left {
+		if f.Samples[w.name], err = l.compare(ctx, w, p); err != nil {
 			return err
 		}
 		f.list = append(f.list, w)
+		// Whatever becomes of the rest.
+		if err := l.keep(&f); err != nil {
+			return err
+		}
 	}
 	if o.chosen(startRow) {
 		s, err := l.start(ctx)
@@ -180,7 +201,6 @@ func bench(ctx context.Context, o options, dir string, out, log io.Writer) (err 
 		}
 		f.Start = &s
 	}
-	// What follows is slow and not about speed: what is there is kept before.
 	if err := l.keep(&f); err != nil {
 		return err
 	}

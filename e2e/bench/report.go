@@ -30,10 +30,13 @@ type machine struct {
 }
 
 func (m machine) String() string {
-	return fmt.Sprintf("%s, %d cores, %.0f GiB, Linux %s, %s; Kiln %s against %s; roots and stores on %s; load before: %s; %s, %.0f s.",
-		m.CPU, m.Cores, m.MemoryGB, m.Kernel, m.Go, m.Commit, strings.Join(m.Peers, " and "), m.Store, m.Load,
-		m.When.UTC().Format("2 January 2006 15:04 MST"), m.Took.Seconds())
+	return fmt.Sprintf("%s: Kiln %s against %s; %s; %s, %d cores, %.0f GiB, Linux %s; load before: %s",
+		m.When.UTC().Format("2 January 2006 15:04 MST"), m.Commit, strings.Join(m.Peers, " and "), m.Go,
+		m.CPU, m.Cores, m.MemoryGB, m.Kernel, m.Load)
 }
+
+// brief is when what was measured.
+func (m machine) brief() string { return m.When.UTC().Format("2006-01-02 15:04 ") + m.Commit }
 
 // row is one line of a table.
 type row []string
@@ -108,17 +111,23 @@ func (f *figures) notes(w workload) []string {
 	return notes
 }
 
-// heading is the title of a workload with the number of rounds.
+// heading is the title of a workload with the number of rounds, and of those who built
+// in fewer.
 func (f *figures) heading(w workload) string {
-	rounds := 0
+	rounds, fewer := 0, ""
 	for _, samples := range f.Samples[w.name] {
 		rounds = max(rounds, len(samples))
+	}
+	for _, who := range []string{buildKit, buildah} {
+		if n := len(f.Samples[w.name][who]); n > 0 && n < rounds {
+			fewer += fmt.Sprintf(", %s %d", who, n)
+		}
 	}
 	unit := "rounds"
 	if rounds == 1 {
 		unit = "round"
 	}
-	return fmt.Sprintf("%s: %s (%d %s)", w.name, w.title, rounds, unit)
+	return fmt.Sprintf("%s: %s (%d %s%s)", w.name, w.title, rounds, unit, fewer)
 }
 
 // text prints tables for a terminal.
@@ -136,15 +145,18 @@ func (f *figures) text(out io.Writer) error {
 			return err
 		}
 	}
-	fmt.Fprintf(t, "\ntargets\n%s\n", strings.Join(verdictColumns(), "\t"))
+	columns := verdictColumns()
+	fmt.Fprintf(t, "\ntargets\n%s\n", strings.Join(columns[:len(columns)-1], "\t"))
 	for _, v := range f.Targets {
 		fmt.Fprintln(t, strings.Join(v.row(), "\t"))
 	}
-	fmt.Fprintf(t, "\n%s\n", f.Machine)
+	fmt.Fprintf(t, "\nroots and stores on %s. %s; took %.0f s.\n", f.Machine.Store, f.Machine, f.Machine.Took.Seconds())
 	return t.Flush()
 }
 
-func verdictColumns() row { return row{"workload", "builder", "target", "measured", ""} }
+// verdictColumns are those of a document; on a terminal the last, which run it was, is not
+// needed.
+func verdictColumns() row { return row{"workload", "builder", "target", "measured", "", "run"} }
 
 func (v verdict) row() row {
 	word := "missed"
@@ -154,55 +166,13 @@ func (v verdict) row() row {
 	return row{v.Workload, v.Builder, v.Target, v.Measured, word}
 }
 
-// markdown is the same as text for a document.
-func (f *figures) markdown() string {
-	var out strings.Builder
-	line := func(r row) { fmt.Fprintf(&out, "| %s |\n", strings.Join(r, " | ")) }
-	head := func(r row) {
-		line(r)
-		fmt.Fprintf(&out, "|%s\n", strings.Repeat("---|", len(r)))
-	}
-	fmt.Fprintf(&out, "%s\n\n", f.Machine)
-	head(verdictColumns())
-	for _, v := range f.Targets {
-		line(v.row())
-	}
-	for _, w := range f.list {
-		fmt.Fprintf(&out, "\n**%s**\n\n", f.heading(w))
-		head(columns())
-		for _, r := range f.rows(w) {
-			line(r)
-		}
-		for _, n := range f.notes(w) {
-			fmt.Fprintf(&out, "\n%s.\n", n)
-		}
-	}
-	return out.String()
-}
-
-// beginMark and endMark are the lines of a document between which the tables are
-// that were measured in a kind of store.
-func beginMark(store string) string { return "<!-- bench " + store + ": begin -->\n" }
-func endMark(store string) string   { return "<!-- bench " + store + ": end -->\n" }
-
-// insert replaces what is between the marks of a document.
-func insert(document, store, tables string) (string, error) {
-	begin, end := beginMark(store), endMark(store)
-	before, rest, found := strings.Cut(document, begin)
-	_, after, ended := strings.Cut(rest, end)
-	if !found || !ended {
-		return "", fmt.Errorf("it lacks the lines %q and %q", strings.TrimSpace(begin), strings.TrimSpace(end))
-	}
-	return before + begin + "\n" + tables + "\n" + end + after, nil
-}
-
 // save writes the figures to the files that were asked for.
 func (f *figures) save(o options) error {
 	raw, err := json.MarshalIndent(f, "", " ")
 	if err != nil {
 		return err
 	}
-	for path, content := range map[string][]byte{o.json: raw, o.markdown: []byte(f.markdown())} {
+	for path, content := range map[string][]byte{o.json: raw, o.markdown: []byte(f.tables().render(f.names()))} {
 		if path == "" {
 			continue
 		}
@@ -217,7 +187,7 @@ func (f *figures) save(o options) error {
 	if err != nil {
 		return err
 	}
-	text, err := insert(string(document), o.store, f.markdown())
+	text, err := f.insert(string(document))
 	if err != nil {
 		return fmt.Errorf("write the tables to %s: %w", o.write, err)
 	}

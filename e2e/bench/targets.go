@@ -89,12 +89,13 @@ type target struct {
 	who   string
 	text  string
 	limit float64
+	peer  string // that it names, "" for whoever is better
 	value func(r results, workload, who string) (value float64, text string)
 }
 
 // ratio asks for a metric of the executor by that of the better peer.
 func ratio(what string, limit float64, m metric, who string) target {
-	return target{who, fmt.Sprintf("%s ≤ %.1f× the better peer's", what, limit), limit, func(r results, workload, who string) (float64, string) {
+	return target{who, fmt.Sprintf("%s ≤ %.1f× the better peer's", what, limit), limit, "", func(r results, workload, who string) (float64, string) {
 		peer := r.better(workload, m)
 		v := r.ratio(workload, who, peer, m)
 		return v, fmt.Sprintf("%.2f× %s", v, peer)
@@ -103,7 +104,7 @@ func ratio(what string, limit float64, m metric, who string) target {
 
 // against is ratio for one peer.
 func against(what string, limit float64, m metric, who, peer string) target {
-	return target{who, fmt.Sprintf("%s ≤ %.1f× %s's", what, limit, peer), limit, func(r results, workload, who string) (float64, string) {
+	return target{who, fmt.Sprintf("%s ≤ %.1f× %s's", what, limit, peer), limit, peer, func(r results, workload, who string) (float64, string) {
 		v := r.ratio(workload, who, peer, m)
 		return v, fmt.Sprintf("%.2f×", v)
 	}}
@@ -114,7 +115,7 @@ func mebibytes(v float64) string { return fmt.Sprintf("%.0f MiB", v/(1<<20)) }
 
 // most asks that a metric is not above a limit.
 func most(what string, limit float64, m metric, who string, format func(float64) string) target {
-	return target{who, what + " ≤ " + format(limit), limit, func(r results, workload, who string) (float64, string) {
+	return target{who, what + " ≤ " + format(limit), limit, "", func(r results, workload, who string) (float64, string) {
 		v := r.median(workload, who, m)
 		return v, format(v)
 	}}
@@ -130,7 +131,7 @@ const (
 
 // asOnTwig asks that a RUN takes as long on many files as on few.
 func asOnTwig(s sizes) target {
-	return target{overlay, fmt.Sprintf("CPU of a RUN as on %d files", s.tree/100), treeSlack, func(r results, workload, who string) (float64, string) {
+	return target{overlay, fmt.Sprintf("CPU of a RUN as on %d files", s.tree/100), treeSlack, "", func(r results, workload, who string) (float64, string) {
 		many, few := r.median(workload, who, perRun), r.median("twig", who, perRun)
 		v := max(0, many-treeNoise.Seconds()) / few
 		return v, fmt.Sprintf("%.1f ms, %.1f ms there", many*1000, few*1000)
@@ -139,7 +140,7 @@ func asOnTwig(s sizes) target {
 
 // perFile asks for the time of a RUN by the number of files.
 func perFile(s sizes) target {
-	return target{inPlace, "CPU of a RUN ≤ 4 µs a file", perFileMost.Seconds(), func(r results, workload, who string) (float64, string) {
+	return target{inPlace, "CPU of a RUN ≤ 4 µs a file", perFileMost.Seconds(), "", func(r results, workload, who string) (float64, string) {
 		v := r.median(workload, who, perRun) / float64(s.tree)
 		return v, fmt.Sprintf("%.2f µs", v*1e6)
 	}}

@@ -47,10 +47,12 @@ type workload struct {
 	store  string        // where it is built; where the flag says if empty
 	runs   int           // how many RUNs there are, if one of them is of interest
 	only   string        // prefix of the names of those who build it; all if empty
-	once   string        // who builds it in the first round only, being slow and not the better peer
 	again  bool          // another workload builds the same elsewhere
-	pairs  int           // at most so many; 0 for as many as asked
+	beside string        // another workload, which a target compares it with
 	target []target
+	// takes is how many seconds rounds take on the machine of docs/performance.md, the
+	// first and each further one. How long is left is told by it.
+	takes takes
 }
 
 const (
@@ -66,49 +68,49 @@ func workloads(s sizes) []workload {
 	ten := "FROM HOST/bases/large\n" + numbered(10, "RUN echo %d > /touched%d\n")
 	list := []workload{
 		{
-			name: "copy", once: buildah, title: "COPY only, on a base of 480 MB", base: "large",
+			name: "copy", takes: takes{15, 8}, title: "COPY only, on a base of 480 MB", base: "large",
 			dockerfile: "FROM HOST/bases/large\nCOPY app /srv/app\nCMD [\"/srv/app/run\"]\n", files: application,
 			target: []target{ratio("CPU", 0.1, cpu, both), ratio("wall", 0.1, wall, both)},
 		},
 		{
-			name: "copy-again", once: buildah, title: "the same with a file changed, cache in the registry", base: "large", cached: true, pairs: 3, again: true,
+			name: "copy-again", takes: takes{20, 6}, title: "the same with a file changed, cache in the registry", base: "large", cached: true, again: true,
 			dockerfile: "FROM HOST/bases/large\nCOPY app /srv/app\nCMD [\"/srv/app/run\"]\n", files: application,
 			target: []target{ratio("CPU", 0.1, cpu, both), ratio("wall", 0.1, wall, both)},
 		},
 		{
-			name: "run1", once: buildah, title: "one RUN that touches one file, on a base of 480 MB", base: "large",
+			name: "run1", takes: takes{16, 10}, title: "one RUN that touches one file, on a base of 480 MB", base: "large",
 			dockerfile: "FROM HOST/bases/large\n" + run,
 			target:     []target{ratio("CPU", 0.7, cpu, overlay), ratio("CPU", 1, cpu, inPlace)},
 		},
 		{
-			name: "run10", once: buildah, title: "ten such RUNs", base: "large", pairs: 3, dockerfile: ten,
+			name: "run10", takes: takes{21, 13}, title: "ten such RUNs", base: "large", dockerfile: ten,
 			target: []target{ratio("CPU", 0.7, cpu, overlay), ratio("CPU", 1, cpu, inPlace)},
 		},
 		{
-			name: "run10-ext4", once: buildah, title: "ten such RUNs, on ext4 in memory", base: "large", store: ext4, pairs: 3, again: true, dockerfile: ten,
+			name: "run10-ext4", takes: takes{22, 13}, title: "ten such RUNs, on ext4 in memory", base: "large", store: ext4, again: true, dockerfile: ten,
 			target: []target{ratio("CPU", 0.7, cpu, overlay), ratio("CPU", 1, cpu, inPlace)},
 		},
 		{
-			name: "files", title: "RUN that writes 480 MB in 24,000 files", base: "small", pairs: 3,
+			name: "files", takes: takes{42, 42}, title: "RUN that writes 480 MB in 24,000 files", base: "small",
 			dockerfile: fmt.Sprintf("FROM HOST/bases/small\nRUN gen files %d %d /srv/files\n", s.files, s.bytes),
 			target:     []target{ratio("CPU", 0.6, cpu, both), most("largest process", 96<<20, rss, both, mebibytes)},
 		},
 		{
-			name: "big", title: "RUN that writes one file of 1 GiB, half of it compressible", base: "small", pairs: 3, once: buildah,
+			name: "big", takes: takes{70, 70}, title: "RUN that writes one file of 1 GiB, half of it compressible", base: "small",
 			dockerfile: fmt.Sprintf("FROM HOST/bases/small\nRUN gen big %d /srv/big\n", s.big),
 			target:     []target{ratio("CPU", 0.6, cpu, both), most("largest process", 96<<20, rss, both, mebibytes)},
 		},
 		{
-			name: "twig", title: "six trivial RUNs on 7,000 files, on ext4 in memory", base: "twig", store: ext4, only: both, runs: treeRuns, pairs: 3, again: true,
+			name: "twig", takes: takes{2, 2}, title: "six trivial RUNs on 7,000 files, on ext4 in memory", base: "twig", store: ext4, only: both, runs: treeRuns, again: true,
 			dockerfile: "FROM HOST/bases/twig\n" + numbered(treeRuns, "RUN echo %d > /touched%d\n"),
 		},
 		{
-			name: "tree", once: buildah, title: "six trivial RUNs on 700,000 files, on ext4 in memory", base: "tree", store: ext4, runs: treeRuns, pairs: 1,
+			name: "tree", beside: "twig", takes: takes{140, 140}, title: "six trivial RUNs on 700,000 files, on ext4 in memory", base: "tree", store: ext4, runs: treeRuns,
 			dockerfile: "FROM HOST/bases/tree\n" + numbered(treeRuns, "RUN echo %d > /touched%d\n"),
 			target:     []target{asOnTwig(s), perFile(s)},
 		},
 		{
-			name: "cached20", title: "20 cached RUNs, 50 ms a round trip, cache in the registry", base: "small", cached: true, rtt: roundTrip, once: buildah,
+			name: "cached20", takes: takes{25, 4}, title: "20 cached RUNs, 50 ms a round trip, cache in the registry", base: "small", cached: true, rtt: roundTrip,
 			dockerfile: "FROM HOST/bases/small\n" + numbered(cachedSteps, "RUN echo %d > /step%d\n"),
 			target:     []target{most("round trips in wall time", 6, roundTrips, both, plain)},
 		},
@@ -128,19 +130,19 @@ func rebuilds(s sizes) []workload {
 	}
 	return []workload{
 		{
-			name: "rebuild-go", once: buildah, title: "Go in two stages, only the file of the last COPY changed, cache in the registry", base: "go", further: []string{"small"}, cached: true,
+			name: "rebuild-go", takes: takes{15, 2}, title: "Go in two stages, only the file of the last COPY changed, cache in the registry", base: "go", further: []string{"small"}, cached: true,
 			dockerfile: "FROM HOST/bases/go AS build\nENV PATH=/usr/local/go/bin:/usr/bin:/bin CGO_ENABLED=0\nWORKDIR /src\nCOPY go.mod ./\nCOPY cmd cmd\nCOPY internal internal\n" +
 				"RUN go build -trimpath -o /app ./cmd/app && rm -rf /root/.cache\n" +
 				"FROM HOST/bases/small\nCOPY --from=build /app /usr/local/bin/app\nCOPY config.json /etc/app/config.json\n",
 			lean: "GOGC=20 GOFLAGS='-p=1 -gcflags=all=-c=1'", files: goModule, target: []target{against("wall", 1, wall, both, buildKit)},
 		},
 		{
-			name: "rebuild-node", once: buildah, title: "an application with 25,000 files of modules, only the file of the last COPY changed, cache in the registry", base: "node", cached: true,
+			name: "rebuild-node", takes: takes{30, 5}, title: "an application with 25,000 files of modules, only the file of the last COPY changed, cache in the registry", base: "node", cached: true,
 			dockerfile: fmt.Sprintf("FROM HOST/bases/node\nWORKDIR /app\nCOPY package.json ./\nRUN gen files %d %d node_modules\nCOPY src src\nCMD [\"node\", \"src/index.js\"]\n", s.nodeModules, s.bytes/2),
 			files:      nodeApplication, target: []target{against("wall", 0.2, wall, both, buildKit)},
 		},
 		{
-			name: "stages", title: "four independent stages", base: "small", pairs: 3, dockerfile: four.String(),
+			name: "stages", takes: takes{36, 18}, title: "four independent stages", base: "small", dockerfile: four.String(),
 			target: []target{against("wall", 1, wall, overlay, buildKit)},
 		},
 	}

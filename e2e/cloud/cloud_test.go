@@ -31,6 +31,7 @@ import (
 
 	"github.com/kilnhook/kiln/e2e/internal/process"
 	"github.com/kilnhook/kiln/e2e/internal/registryd"
+	"github.com/kilnhook/kiln/e2e/internal/tools"
 	"github.com/kilnhook/kiln/e2e/need"
 	"github.com/kilnhook/kiln/e2e/servers"
 	buspubsub "github.com/kilnhook/kiln/infra/bus/pubsub"
@@ -45,28 +46,7 @@ const project = "p1"
 var programs struct{ dispatcher, executor, function string } // made by TestMain
 
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "kiln-cloud-*")
-	if err == nil {
-		programs.dispatcher, programs.executor, programs.function = filepath.Join(dir, "dispatcher"), filepath.Join(dir, "executor"), filepath.Join(dir, "function")
-		err = errors.Join(compile(programs.dispatcher, "../../functions/dispatcher"), compile(programs.executor, "../../executor"),
-			compile(programs.function, "../../functions/gcf/serve"))
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	status := m.Run()
-	_ = os.RemoveAll(dir)
-	os.Exit(status)
-}
-
-func compile(out, pkg string) error {
-	cmd := exec.Command("go", "build", "-trimpath", "-o", out, pkg)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if b, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("compile %s: %w\n%s", pkg, err, b)
-	}
-	return nil
+	tools.Main(m, map[string]*string{"functions/dispatcher": &programs.dispatcher, "executor": &programs.executor, "functions/gcf/serve": &programs.function})
 }
 
 func check(t *testing.T, err error) {

@@ -15,7 +15,8 @@ import (
 
 // TestKnative proves, with Knative Eventing on a real node, that the dispatcher
 // gets its sink by a SinkBinding, that what became of builds arrives at a subscriber
-// through the Broker, and that a JobSink runs the same builds with the same images.
+// through the Broker, that a JobSink runs the same builds with the same images, and
+// that changes come through the Broker too, which has to show who it is.
 func TestKnative(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short")
@@ -56,8 +57,9 @@ func TestKnative(t *testing.T) {
 		i.fails(t, "jobsink-failing", "FROM debian:bookworm-slim\nRUN echo oh no; exit 3\n", events.OutcomeFailed, events.ClassBuild, "oh no")
 		i.byJobSink(t, 3)
 	})
+	t.Run("changes through the Broker", func(t *testing.T) { i.inbound(t) })
 	t.Run("equal", func(t *testing.T) { equal(t, refs) })
-	t.Run("one outcome each", func(t *testing.T) { i.oneOutcomeEach(t, 7) })
+	t.Run("one outcome each", func(t *testing.T) { i.oneOutcomeEach(t, 7+2) })
 }
 
 // applyEventing applies a setup with a Broker, and waits until it delivers.

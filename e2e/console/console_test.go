@@ -41,7 +41,7 @@ const longLog = "FROM debian:bookworm-slim\nRUN seq -f 'line %.0f of a log that 
 func TestConsole(t *testing.T) {
 	b := newBrowser(t)
 	s := start(t, "--max-parallel", "3", "--executor-arg=--cache", "--executor-arg=--cache-copy-layers", "--executor-arg=--cache-repo=oci:"+t.TempDir())
-	b.url = s.url
+	b.url = s.URL
 	long := s.put(t, "long", map[string]string{"Dockerfile": longLog})
 
 	live := struct{ ID, Text, Timeline, Layers string }{}
@@ -140,14 +140,14 @@ func TestToken(t *testing.T) {
 	token := filepath.Join(t.TempDir(), "token")
 	check(t, os.WriteFile(token, []byte("open-sesame\n"), 0o600))
 	s := start(t, "--listen", "0.0.0.0:0", "--listen-s3", "127.0.0.1:0", "--token-file", token)
-	b.url = s.url
+	b.url = s.URL
 	for path, want := range map[string]int{"/": 401, "/api/builds": 401, "/events": 401, "/contexts/a": 401, "/metrics": 401, "/login": 200, "/healthz": 200} {
-		if got := status(t, s.url+path, ""); got != want {
+		if got := status(t, s.URL+path, ""); got != want {
 			t.Errorf("GET %s without a token: %d, want %d", path, got, want)
 		}
 	}
 	for path, want := range map[string]int{"/": 200, "/api/builds": 200, "/contexts/a": 404} {
-		if got := status(t, s.url+path, "Bearer open-sesame"); got != want {
+		if got := status(t, s.URL+path, "Bearer open-sesame"); got != want {
 			t.Errorf("GET %s with the token: %d, want %d", path, got, want)
 		}
 	}

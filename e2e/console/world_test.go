@@ -14,45 +14,21 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/kilnhook/kiln/e2e/internal/baseimage"
 	"github.com/kilnhook/kiln/e2e/internal/cache"
 	"github.com/kilnhook/kiln/e2e/internal/process"
-	"github.com/kilnhook/kiln/e2e/internal/registryd"
+	"github.com/kilnhook/kiln/e2e/internal/stackd"
+	"github.com/kilnhook/kiln/e2e/internal/tools"
 	"github.com/kilnhook/kiln/e2e/need"
 )
-
-// patience is how long something may take on a busy machine.
-const patience = 2 * time.Minute
 
 // programs are compiled once.
 var programs struct{ kiln, executor string } // made by TestMain
 
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "kiln-console-*")
-	if err == nil {
-		programs.kiln, programs.executor = filepath.Join(dir, "kiln"), filepath.Join(dir, "executor")
-		err = errors.Join(compile(programs.kiln, "../../infra/kiln"), compile(programs.executor, "../../executor"))
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	_ = os.RemoveAll(dir)
-	os.Exit(code)
-}
-
-func compile(out, pkg string) error {
-	cmd := exec.Command("go", "build", "-trimpath", "-o", out, pkg)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if b, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("compile %s: %w\n%s", pkg, err, b)
-	}
-	return nil
+	tools.Main(m, map[string]*string{"infra/kiln": &programs.kiln, "executor": &programs.executor})
 }
 
 // browser runs scenarios.
@@ -101,7 +77,7 @@ func (b *browser) run(t *testing.T, scenario string, a args, result any) {
 		check(t, err)
 		check(t, os.WriteFile(filepath.Join(dir, name), data, 0o644))
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), stackd.Patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, b.node, filepath.Join(dir, scenario+".mjs"))
 	cmd.Env = append(os.Environ(), "KILN_SCENARIO="+a.with(args{"url": b.url, "chromium": b.chromium}))
@@ -118,76 +94,12 @@ func (b *browser) run(t *testing.T, scenario string, a args, result any) {
 }
 
 // server is a running stack.
-type server struct {
-	url string
-	cmd *exec.Cmd
-}
+type server struct{ *stackd.Stack }
 
-// start starts a stack with a registry of base images behind it. Both end with the
-// test.
+// start starts a stack that ends with the test.
 func start(t *testing.T, flags ...string) *server {
 	t.Helper()
-	need.Root(t)
-	registry, err := registryd.Start(t.Context(), need.Command(t, "docker-registry"), t.TempDir(), nil)
-	check(t, err)
-	t.Cleanup(func() { check(t, registry.Stop()) })
-	dir, err := cache.Default()
-	check(t, err)
-	need.Command(t, "mmdebstrap")
-	debian, err := baseimage.Debian(t.Context(), dir, os.Stderr)
-	check(t, err)
-	_, err = baseimage.Push(t.Context(), debian, registry.Host+"/library/debian:bookworm-slim")
-	check(t, err)
-	data := t.TempDir()
-	args := append([]string{"up", "--data", data, "--listen", "127.0.0.1:0", "--listen-s3", "127.0.0.1:0",
-		"--executor", programs.executor, "--base-mirror", registry.Host, "--executor-arg=--insecure-registry=" + registry.Host}, flags...)
-	s := &server{cmd: exec.Command(programs.kiln, args...)}
-	var out bytes.Buffer
-	s.cmd.Env = environ()
-	s.cmd.Stdout, s.cmd.Stderr = &out, &out
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	check(t, s.cmd.Start())
-	done := make(chan error, 1)
-	go func() { done <- s.cmd.Wait() }()
-	t.Cleanup(func() {
-		_ = s.cmd.Process.Signal(syscall.SIGTERM)
-		select {
-		case <-done:
-		case <-time.After(patience):
-			_ = s.cmd.Process.Kill()
-			t.Error("the stack did not end")
-		}
-		if t.Failed() {
-			t.Logf("the stack said:\n%s", &out)
-		}
-	})
-	until(t, "the stack answers", func() bool {
-		select {
-		case err := <-done:
-			t.Fatalf("the stack ended: %v\n%s", err, &out)
-		default:
-		}
-		var a struct{ HTTP string }
-		raw, err := os.ReadFile(filepath.Join(data, "address.json"))
-		if err != nil || json.Unmarshal(raw, &a) != nil {
-			return false
-		}
-		s.url = a.HTTP
-		resp, err := http.Get(s.url + "/healthz")
-		return err == nil && resp.Body.Close() == nil
-	})
-	return s
-}
-
-// environ is the environment of a stack: no token of whoever runs the test.
-func environ() []string {
-	var env []string
-	for _, kv := range os.Environ() {
-		if !strings.HasPrefix(kv, "KILN_") && !strings.HasPrefix(kv, "XDG_RUNTIME_DIR=") {
-			env = append(env, kv)
-		}
-	}
-	return env
+	return &server{stackd.Start(t, stackd.Options{Kiln: programs.kiln, Executor: programs.executor, Flags: flags})}
 }
 
 func runKiln(t *testing.T, args ...string) (string, error) {
@@ -195,14 +107,14 @@ func runKiln(t *testing.T, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, programs.kiln, args...)
-	cmd.Env = environ()
+	cmd.Env = stackd.Environ()
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
 
 func (s *server) get(t *testing.T, path string) string {
 	t.Helper()
-	resp, err := http.Get(s.url + path)
+	resp, err := http.Get(s.URL + path)
 	check(t, err)
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
@@ -218,7 +130,7 @@ func (s *server) get(t *testing.T, path string) string {
 func (s *server) newest(t *testing.T, name string, known ...string) string {
 	t.Helper()
 	id := ""
-	until(t, "a build of "+name, func() bool {
+	stackd.Until(t, "a build of "+name, func() bool {
 		var l struct {
 			Builds []struct {
 				ID      string
@@ -240,7 +152,7 @@ func (s *server) newest(t *testing.T, name string, known ...string) string {
 // wait waits for the outcome of a build.
 func (s *server) wait(t *testing.T, id, outcome string) {
 	t.Helper()
-	until(t, "the end of build "+id, func() bool {
+	stackd.Until(t, "the end of build "+id, func() bool {
 		var b struct {
 			State  string
 			Result struct{ Outcome, Message string }
@@ -260,7 +172,7 @@ func (s *server) put(t *testing.T, name string, files map[string]string) string 
 	f, err := os.Open(archive(t, files))
 	check(t, err)
 	defer f.Close()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, s.url+"/contexts/"+name+"/context.tar.gz", f)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, s.URL+"/contexts/"+name+"/context.tar.gz", f)
 	check(t, err)
 	resp, err := http.DefaultClient.Do(req)
 	check(t, err)
@@ -285,7 +197,7 @@ func (s *server) push(t *testing.T, repo, ref string, files map[string]string) s
 	git := func(args ...string) {
 		cmd := exec.CommandContext(t.Context(), need.Command(t, "git"), args...)
 		cmd.Dir = dir
-		cmd.Env = append(environ(), "HOME="+dir, "GIT_CONFIG_NOSYSTEM=1", "GIT_AUTHOR_NAME=Ann", "GIT_AUTHOR_EMAIL=ann@example.org",
+		cmd.Env = append(stackd.Environ(), "HOME="+dir, "GIT_CONFIG_NOSYSTEM=1", "GIT_AUTHOR_NAME=Ann", "GIT_AUTHOR_EMAIL=ann@example.org",
 			"GIT_COMMITTER_NAME=Ann", "GIT_COMMITTER_EMAIL=ann@example.org")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("git %s: %v\n%s", strings.Join(args, " "), err, out)
@@ -294,7 +206,7 @@ func (s *server) push(t *testing.T, repo, ref string, files map[string]string) s
 	git("init", "-q", "-b", "main")
 	git("add", ".")
 	git("commit", "-qm", "app")
-	git("push", "--force", s.url+"/git/"+repo+".git", "HEAD:"+ref)
+	git("push", "--force", s.URL+"/git/"+repo+".git", "HEAD:"+ref)
 	return s.newest(t, ref, known)
 }
 
@@ -319,14 +231,5 @@ func check(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
-	}
-}
-
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("it did not happen: %s", what)
-		}
 	}
 }

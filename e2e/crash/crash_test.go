@@ -26,7 +26,6 @@ import (
 
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/functions/record"
-	"github.com/kilnhook/kiln/infra/bus"
 	"github.com/kilnhook/kiln/infra/local/registry"
 )
 
@@ -232,7 +231,7 @@ func (l *lab) check(what string, builds ...string) {
 // told is how often the end of each build was told.
 func (l *lab) told(t *testing.T) map[string]int {
 	t.Helper()
-	b, err := bus.Open(filepath.Join(l.dir, "bus"), bus.Options{})
+	b, err := openBus(l.dir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/kilnhook/kiln/functions/finish"
 	"github.com/kilnhook/kiln/infra/bus"
 	"github.com/kilnhook/kiln/infra/ledger"
+	"github.com/kilnhook/kiln/infra/ledger/ledgertest"
 	"github.com/kilnhook/kiln/infra/local/launch"
 	"github.com/kilnhook/kiln/infra/local/localtest"
 	"github.com/kilnhook/kiln/infra/local/registry"
@@ -85,33 +86,6 @@ func match(point, name string) bool {
 	return err == nil && ok
 }
 
-// faulty is a ledger with steps.
-type faulty struct {
-	dispatch.Ledger
-	*fault
-}
-
-func (l faulty) Create(ctx context.Context, key string, data []byte) (string, error) {
-	l.step("before create " + key)
-	version, err := l.Ledger.Create(ctx, key, data)
-	l.step("after create " + key)
-	return version, err
-}
-
-func (l faulty) Swap(ctx context.Context, key, version string, data []byte) (string, error) {
-	l.step("before swap " + key)
-	version, err := l.Ledger.Swap(ctx, key, version, data)
-	l.step("after swap " + key)
-	return version, err
-}
-
-func (l faulty) Delete(ctx context.Context, key string) error {
-	l.step("before delete " + key)
-	err := l.Ledger.Delete(ctx, key)
-	l.step("after delete " + key)
-	return err
-}
-
 // launcher is a launcher with steps.
 type launcher struct {
 	serving.Launcher
@@ -137,6 +111,17 @@ const (
 	kilnYAML = "name: app\non: {git: {repo: github.com/acme/shop}}\npush: {image: %s/app, tags: ['{{ .Ref.Slug }}']}\nbuild: {platforms: [%s]}\n"
 )
 
+// openBus opens the spool of a server. A process that the one that was killed was about to start has
+// its lock for the moment until it is another program.
+func openBus(dir string) (*bus.Bus, error) {
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		b, err := bus.Open(filepath.Join(dir, "bus"), bus.Options{})
+		if !errors.Is(err, bus.ErrInUse) || time.Now().After(deadline) {
+			return b, err
+		}
+	}
+}
+
 // serve runs a dispatcher with everything real, and prints its address, until
 // standard input ends.
 func serve(dir string, f *fault) (err error) {
@@ -145,8 +130,8 @@ func serve(dir string, f *fault) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	l := faulty{store, f}
-	b, err := bus.Open(filepath.Join(dir, "bus"), bus.Options{})
+	l := &ledgertest.Faulty{Store: store, Fault: func(step string) error { f.step(step); return nil }}
+	b, err := openBus(dir)
 	if err != nil {
 		return err
 	}

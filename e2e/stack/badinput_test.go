@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kilnhook/kiln/e2e/internal/stackd"
 	"github.com/kilnhook/kiln/events"
 )
 
@@ -76,7 +77,7 @@ func TestBadInput(t *testing.T) {
 	if status, body := s.upload(t, "bad/empty.tar.gz", nil); status != http.StatusBadRequest || !strings.Contains(body, "empty") {
 		t.Errorf("a 0-byte upload: %d %s", status, body)
 	}
-	if _, err := os.Stat(filepath.Join(s.data, "..", "escaped")); err == nil {
+	if _, err := os.Stat(filepath.Join(s.Data, "..", "escaped")); err == nil {
 		t.Error("an entry escaped")
 	}
 	if status, body := s.upload(t, "good.tar.gz", good); status/100 != 2 {
@@ -97,7 +98,7 @@ func TestExecutorKilled(t *testing.T) {
 		t.Fatalf("%d %s", status, body)
 	}
 	var victims []int
-	until(t, "the RUN is running", func() bool { victims = executors(t, s); return len(victims) > 0 && sleeping(t, s.data) })
+	stackd.Until(t, "the RUN is running", func() bool { victims = executors(t, s); return len(victims) > 0 && sleeping(t, s.Data) })
 	for _, pid := range victims {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
@@ -105,7 +106,7 @@ func TestExecutorKilled(t *testing.T) {
 	if e.Outcome == "success" || e.Data.Class == "" || e.Data.Message == "" {
 		t.Errorf("the event says %+v", e)
 	}
-	until(t, "nothing of the build is left", func() bool { return !sleeping(t, s.data) })
+	stackd.Until(t, "nothing of the build is left", func() bool { return !sleeping(t, s.Data) })
 	good := tarball(t, map[string]string{"Dockerfile": working, "hello": "x"})
 	if status, body := s.upload(t, "good.tar.gz", good); status/100 != 2 {
 		t.Fatalf("%d %s", status, body)
@@ -118,7 +119,7 @@ func executors(t *testing.T, s *server) []int {
 	t.Helper()
 	var out []int
 	eachProcess(t, func(pid int, cmdline string) {
-		if strings.Contains(cmdline, programs.executor) && strings.Contains(cmdline, s.data) && !strings.Contains(cmdline, "\x00up\x00") {
+		if strings.Contains(cmdline, programs.executor) && strings.Contains(cmdline, s.Data) && !strings.Contains(cmdline, "\x00up\x00") {
 			out = append(out, pid)
 		}
 	})
@@ -158,7 +159,7 @@ func TestHundredTimesAtOnce(t *testing.T) {
 	run(t, dir, env, "git", "init", "-q", "-b", "main")
 	run(t, dir, env, "git", "add", ".")
 	run(t, dir, env, "git", "commit", "-qm", "first")
-	run(t, dir, env, "git", "push", s.url+"/git/once.git", "main")
+	run(t, dir, env, "git", "push", s.URL+"/git/once.git", "main")
 	e := sub.wait(t, 1)
 	s.success(t, e)
 	head := strings.TrimSpace(run(t, dir, env, "git", "rev-parse", "HEAD"))
@@ -173,7 +174,7 @@ func TestHundredTimesAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 100 {
 		wg.Go(func() {
-			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+"/events/in", bytes.NewReader(change))
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL+"/events/in", bytes.NewReader(change))
 			if err != nil {
 				t.Error(err)
 				return

@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/kilnhook/kiln/e2e/internal/process"
+	"github.com/kilnhook/kiln/e2e/internal/stackd"
 	"github.com/kilnhook/kiln/e2e/need"
 )
 
@@ -33,7 +34,7 @@ func TestDoorsAndSubscribers(t *testing.T) {
 
 	t.Run("curl", func(t *testing.T) {
 		need.Command(t, "curl")
-		run(t, dir, nil, "curl", "-fsS", "-T", archive(t, dir), s.url+"/contexts/curled.tar.gz")
+		run(t, dir, nil, "curl", "-fsS", "-T", archive(t, dir), s.URL+"/contexts/curled.tar.gz")
 		e := sub.wait(t, 1)
 		s.success(t, e)
 		if e.Data.Source.Object != "curled.tar.gz" {
@@ -43,7 +44,7 @@ func TestDoorsAndSubscribers(t *testing.T) {
 	t.Run("aws s3 cp", func(t *testing.T) {
 		need.Command(t, "aws")
 		env := []string{"AWS_ACCESS_KEY_ID=any", "AWS_SECRET_ACCESS_KEY=any", "AWS_DEFAULT_REGION=us-east-1", "AWS_EC2_METADATA_DISABLED=true"}
-		run(t, dir, env, "aws", "s3", "cp", archive(t, dir), "s3://contexts/viaaws/ctx.tar.gz", "--endpoint-url", s.s3)
+		run(t, dir, env, "aws", "s3", "cp", archive(t, dir), "s3://contexts/viaaws/ctx.tar.gz", "--endpoint-url", s.S3)
 		s.success(t, sub.wait(t, 2))
 	})
 	t.Run("git push", func(t *testing.T) {
@@ -51,7 +52,7 @@ func TestDoorsAndSubscribers(t *testing.T) {
 		run(t, dir, env, "git", "init", "-q", "-b", "main")
 		run(t, dir, env, "git", "add", ".")
 		run(t, dir, env, "git", "commit", "-qm", "first")
-		out := run(t, dir, env, "git", "push", s.url+"/git/pushed.git", "main")
+		out := run(t, dir, env, "git", "push", s.URL+"/git/pushed.git", "main")
 		if !strings.Contains(out, "kiln: ") {
 			t.Errorf("the pusher was told %q", out)
 		}
@@ -72,7 +73,7 @@ func TestDoorsAndSubscribers(t *testing.T) {
 		}
 	})
 	t.Run("subscribers", func(t *testing.T) {
-		until(t, "the webhook has four events", func() bool { return len(hook.finished()) == 4 })
+		stackd.Until(t, "the webhook has four events", func() bool { return len(hook.finished()) == 4 })
 		listed, err := s.command(t, "events", "--after", "0", "--type", "build.finished", "--output", "json")
 		check(t, err)
 		for i, e := range sub.finished() {
@@ -82,7 +83,7 @@ func TestDoorsAndSubscribers(t *testing.T) {
 			if !strings.Contains(listed, e.ImageDigest) {
 				t.Errorf("kiln events does not have %s", e.ImageDigest)
 			}
-			until(t, "kiln events -f prints "+e.ImageDigest, func() bool {
+			stackd.Until(t, "kiln events -f prints "+e.ImageDigest, func() bool {
 				out, err := os.ReadFile(followed)
 				return err == nil && strings.Contains(string(out), e.ImageDigest)
 			})
@@ -95,7 +96,7 @@ func (s *server) follow(t *testing.T) string {
 	t.Helper()
 	out, err := os.Create(filepath.Join(t.TempDir(), "followed"))
 	check(t, err)
-	cmd := exec.Command(programs.kiln, "events", "-f", "--output", "json", "--server", s.url)
+	cmd := exec.Command(programs.kiln, "events", "-f", "--output", "json", "--server", s.URL)
 	cmd.Stdout, cmd.Stderr = out, os.Stderr
 	check(t, cmd.Start())
 	t.Cleanup(func() {
@@ -166,7 +167,7 @@ func TestGitHubWebhook(t *testing.T) {
 		{"another body", good, "push", append([]byte(" "), body...), http.StatusUnauthorized},
 		{"not JSON", "", "push", []byte("payload=x"), http.StatusUnauthorized},
 	} {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+"/hooks/github", bytes.NewReader(c.body))
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL+"/hooks/github", bytes.NewReader(c.body))
 		check(t, err)
 		req.Header.Set("Content-Type", "application/json")
 		req.Header.Set("X-GitHub-Event", c.kind)

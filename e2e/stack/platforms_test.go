@@ -93,7 +93,7 @@ func TestTwoPlatforms(t *testing.T) {
 			t.Errorf("%s stands on the base for %q", arch, got)
 		}
 	}
-	resp, err := http.Get(s.url + "/builds/" + e.Data.Build.ID)
+	resp, err := http.Get(s.URL + "/builds/" + e.Data.Build.ID)
 	check(t, err)
 	defer resp.Body.Close()
 	page, err := io.ReadAll(resp.Body)

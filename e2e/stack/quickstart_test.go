@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/kilnhook/kiln/e2e/internal/process"
+	"github.com/kilnhook/kiln/e2e/internal/stackd"
 	"github.com/kilnhook/kiln/e2e/need"
 )
 
@@ -90,7 +91,7 @@ func stopStack(data string) {
 // The commands of docs/quickstart.md work, one after the other, and print what it says
 // they do.
 func TestQuickstart(t *testing.T) {
-	registry := images(t)
+	registry := stackd.Bases(t)
 	for _, name := range []string{"bash", "curl", "git", "tar"} {
 		need.Command(t, name)
 	}

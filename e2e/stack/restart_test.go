@@ -5,6 +5,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/kilnhook/kiln/e2e/internal/stackd"
 )
 
 // A stack that is killed and started again has every build, event, tag and log
@@ -24,10 +26,10 @@ func TestRestartLosesNothing(t *testing.T) {
 	if status, body := s.upload(t, "slow.tar.gz", slow); status/100 != 2 {
 		t.Fatalf("%d %s", status, body)
 	}
-	until(t, "the second build runs", func() bool { return len(executors(t, s)) > 0 })
-	s.stop(t, syscall.SIGKILL)
-	until(t, "its executors are gone", func() bool { return len(executors(t, s)) == 0 })
-	s.run(t)
+	stackd.Until(t, "the second build runs", func() bool { return len(executors(t, s)) > 0 })
+	s.Stop(t, syscall.SIGKILL)
+	stackd.Until(t, "its executors are gone", func() bool { return len(executors(t, s)) == 0 })
+	s.Run(t)
 
 	again := s.subscribe(t)
 	second := again.wait(t, 2)
@@ -76,7 +78,7 @@ func TestCancel(t *testing.T) {
 	if status/100 != 2 {
 		t.Fatalf("%d %s", status, body)
 	}
-	until(t, "the RUN is running", func() bool { return sleeping(t, s.data) })
+	stackd.Until(t, "the RUN is running", func() bool { return sleeping(t, s.Data) })
 	list, err := s.command(t, "builds", "--output", "json")
 	check(t, err)
 	_, rest, _ := strings.Cut(list, `"id":"`)
@@ -90,5 +92,5 @@ func TestCancel(t *testing.T) {
 	if e := sub.wait(t, 1); e.Outcome != "cancelled" {
 		t.Errorf("the event says %+v", e)
 	}
-	until(t, "the RUN is gone", func() bool { return !sleeping(t, s.data) })
+	stackd.Until(t, "the RUN is gone", func() bool { return !sleeping(t, s.Data) })
 }

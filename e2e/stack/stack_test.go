@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,145 +15,37 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 
-	"github.com/kilnhook/kiln/e2e/internal/baseimage"
-	"github.com/kilnhook/kiln/e2e/internal/cache"
 	"github.com/kilnhook/kiln/e2e/internal/process"
-	"github.com/kilnhook/kiln/e2e/internal/registryd"
-	"github.com/kilnhook/kiln/e2e/need"
+	"github.com/kilnhook/kiln/e2e/internal/stackd"
+	"github.com/kilnhook/kiln/e2e/internal/tools"
 )
 
-// patience is how long a build may take on a busy machine.
-const patience = 2 * time.Minute
+const patience = stackd.Patience
 
 // programs are compiled once.
-var programs struct { // made by TestMain
-	kiln, executor string
-}
+var programs struct{ kiln, executor string } // made by TestMain
 
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "kiln-stack-*")
-	if err == nil {
-		programs.kiln, programs.executor = filepath.Join(dir, "kiln"), filepath.Join(dir, "executor")
-		err = errors.Join(compile(programs.kiln, "../../infra/kiln"), compile(programs.executor, "../../executor"))
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	status := m.Run()
-	_ = os.RemoveAll(dir)
-	os.Exit(status)
-}
-
-func compile(out, pkg string) error {
-	cmd := exec.Command("go", "build", "-trimpath", "-o", out, pkg)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if b, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("compile %s: %w\n%s", pkg, err, b)
-	}
-	return nil
+	tools.Main(m, map[string]*string{"infra/kiln": &programs.kiln, "executor": &programs.executor})
 }
 
 // server is a running stack.
-type server struct {
-	data string
-	flag []string
-	url  string
-	s3   string
-	cmd  *exec.Cmd
-	done chan error
-	out  *bytes.Buffer
-	base string // registry with Debian
-}
+type server struct{ *stackd.Stack }
 
-// start starts a stack with a registry of base images behind it. Both end with
-// the test.
-func start(t *testing.T, flags ...string) *server {
-	t.Helper()
-	return startOn(t, t.TempDir(), flags...)
-}
+// start starts a stack that ends with the test.
+func start(t *testing.T, flags ...string) *server { return startOn(t, "", flags...) }
 
 // startOn is start with a data directory.
 func startOn(t *testing.T, data string, flags ...string) *server {
 	t.Helper()
-	need.Root(t)
-	registry, err := registryd.Start(t.Context(), need.Command(t, "docker-registry"), t.TempDir(), nil)
-	check(t, err)
-	t.Cleanup(func() { check(t, registry.Stop()) })
-	dir, err := cache.Default()
-	check(t, err)
-	need.Command(t, "mmdebstrap")
-	debian, err := baseimage.Debian(t.Context(), dir, os.Stderr)
-	check(t, err)
-	_, err = baseimage.Push(t.Context(), debian, registry.Host+"/library/debian:bookworm-slim")
-	check(t, err)
-	s := &server{data: data, flag: flags, base: registry.Host}
-	s.run(t)
-	t.Cleanup(func() { s.stop(t, syscall.SIGTERM) })
-	return s
-}
-
-// run starts the process on the data directory and waits until it answers.
-func (s *server) run(t *testing.T) {
-	t.Helper()
-	listen, listenS3 := "127.0.0.1:0", "127.0.0.1:0"
-	if s.url != "" { // again: where it was
-		listen, listenS3 = strings.TrimPrefix(s.url, "http://"), strings.TrimPrefix(s.s3, "http://")
-	}
-	args := append([]string{"up", "--data", s.data, "--listen", listen, "--listen-s3", listenS3,
-		"--executor", programs.executor, "--base-mirror", s.base, "--executor-arg=--insecure-registry=" + s.base}, s.flag...)
-	s.cmd = exec.Command(programs.kiln, args...)
-	s.cmd.Env = append(os.Environ(), "KILN_DATA="+s.data)
-	s.out = &bytes.Buffer{}
-	s.cmd.Stdout, s.cmd.Stderr = s.out, s.out
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	check(t, s.cmd.Start())
-	s.done = make(chan error, 1)
-	go func(c *exec.Cmd, done chan error) { done <- c.Wait() }(s.cmd, s.done)
-	s.url = ""
-	until(t, "the stack answers", func() bool {
-		select {
-		case err := <-s.done:
-			s.done <- err
-			t.Fatalf("the stack ended: %v\n%s", err, s.out)
-		default:
-		}
-		var a struct{ HTTP, S3 string }
-		raw, err := os.ReadFile(filepath.Join(s.data, "address.json"))
-		if err != nil || json.Unmarshal(raw, &a) != nil {
-			return false
-		}
-		s.url, s.s3 = a.HTTP, a.S3
-		resp, err := http.Get(s.url + "/healthz")
-		if err != nil {
-			return false
-		}
-		_ = resp.Body.Close()
-		return resp.StatusCode == http.StatusOK
-	})
-}
-
-// stop sends a signal and waits for the end.
-func (s *server) stop(t *testing.T, sig syscall.Signal) {
-	t.Helper()
-	_ = s.cmd.Process.Signal(sig)
-	select {
-	case err := <-s.done:
-		s.done <- err
-	case <-time.After(patience):
-		_ = s.cmd.Process.Kill()
-		t.Errorf("the stack did not end on %v\n%s", sig, s.out)
-	}
-	_ = os.Remove(filepath.Join(s.data, "address.json"))
+	return &server{stackd.Start(t, stackd.Options{Kiln: programs.kiln, Executor: programs.executor, Data: data, Flags: flags})}
 }
 
 func check(t *testing.T, err error) {
@@ -164,20 +55,11 @@ func check(t *testing.T, err error) {
 	}
 }
 
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("it did not happen: %s", what)
-		}
-	}
-}
-
 // command runs the kiln command against the stack.
 func (s *server) command(t *testing.T, args ...string) (string, error) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), programs.kiln, append(args, "--server", s.url)...)
-	cmd.Env = append(os.Environ(), "KILN_DATA="+s.data)
+	cmd := exec.CommandContext(t.Context(), programs.kiln, append(args, "--server", s.URL)...)
+	cmd.Env = append(os.Environ(), "KILN_DATA="+s.Data)
 	out, err := process.Run(t.Context(), cmd, nil)
 	return string(out), err
 }
@@ -210,7 +92,7 @@ func (s *server) subscribe(t *testing.T) *subscriber {
 	t.Helper()
 	sub := &subscriber{}
 	ctx, cancel := context.WithCancel(t.Context())
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+"/events?lastEventId=0", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL+"/events?lastEventId=0", nil)
 	check(t, err)
 	resp, err := http.DefaultClient.Do(req)
 	check(t, err)
@@ -253,7 +135,7 @@ func (s *subscriber) finished() []event {
 // wait waits for the n-th build.finished event.
 func (s *subscriber) wait(t *testing.T, n int) event {
 	t.Helper()
-	until(t, fmt.Sprintf("build.finished number %d", n), func() bool { return len(s.finished()) >= n })
+	stackd.Until(t, fmt.Sprintf("build.finished number %d", n), func() bool { return len(s.finished()) >= n })
 	return s.finished()[n-1]
 }
 
@@ -305,7 +187,7 @@ func archive(t *testing.T, dir string) string {
 // upload puts a file into the bucket by plain HTTP and returns status and body.
 func (s *server) upload(t *testing.T, key string, content []byte) (int, string) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, s.url+"/contexts/"+key, bytes.NewReader(content))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, s.URL+"/contexts/"+key, bytes.NewReader(content))
 	check(t, err)
 	resp, err := http.DefaultClient.Do(req)
 	check(t, err)

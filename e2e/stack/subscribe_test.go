@@ -16,6 +16,7 @@ import (
 
 	"github.com/kilnhook/kiln/e2e/internal/cache"
 	"github.com/kilnhook/kiln/e2e/internal/process"
+	"github.com/kilnhook/kiln/e2e/internal/stackd"
 	"github.com/kilnhook/kiln/e2e/need"
 )
 
@@ -86,7 +87,7 @@ func TestDocumentedSubscribers(t *testing.T) {
 	sub := s.subscribe(t)
 
 	var followed, complaints bytes.Buffer
-	follow := exec.CommandContext(t.Context(), "../subscribers/follow.sh", s.url, "0")
+	follow := exec.CommandContext(t.Context(), "../subscribers/follow.sh", s.URL, "0")
 	follow.Env = append(os.Environ(), "REGISTRY_SCHEME=http")
 	follow.Stdout, follow.Stderr = &followed, &complaints
 	check(t, follow.Start())
@@ -108,7 +109,7 @@ func TestDocumentedSubscribers(t *testing.T) {
 	if got := strings.TrimSpace(followed.String()); got != e.Subject || !strings.Contains(complaints.String(), ": failed: ") {
 		t.Errorf("follow.sh said %q and complained %q, want %q", got, complaints.String(), e.Subject)
 	}
-	until(t, "the Node subscriber has the event", func() bool { return node.said.find(`"digest":"`+e.ImageDigest+`"`) != "" })
+	stackd.Until(t, "the Node subscriber has the event", func() bool { return node.said.find(`"digest":"`+e.ImageDigest+`"`) != "" })
 	var told struct {
 		ID, Outcome, Subject, Repository string
 		Tags                             []string
@@ -159,6 +160,6 @@ func startNode(t *testing.T, secret string) nodeSubscriber {
 	server, err := process.Start("webhook.mjs", cmd, false, t.Output(), n.said.add)
 	check(t, err)
 	t.Cleanup(func() { check(t, server.Stop()) })
-	until(t, "the Node subscriber listens", func() bool { return n.said.find("listening") != "" })
+	stackd.Until(t, "the Node subscriber listens", func() bool { return n.said.find("listening") != "" })
 	return n
 }

@@ -1,25 +1,19 @@
 package stack
 
 import (
-	"flag"
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/kilnhook/kiln/e2e/internal/baseimage"
-	"github.com/kilnhook/kiln/e2e/internal/cache"
-	"github.com/kilnhook/kiln/e2e/internal/registryd"
-	"github.com/kilnhook/kiln/e2e/need"
+	"github.com/kilnhook/kiln/e2e/golden"
+	"github.com/kilnhook/kiln/e2e/internal/stackd"
 	"github.com/kilnhook/kiln/e2e/screen"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
 
 // stages has two stages that are built at the same time: the second ends last.
 const stages = `FROM debian:bookworm-slim AS quick
@@ -31,23 +25,6 @@ COPY --from=quick /quick /
 COPY --from=slow /slow /
 RUN cat /quick /slow >/both
 `
-
-// images is a registry with Debian, for builds and what they push.
-func images(t *testing.T) string {
-	t.Helper()
-	need.Root(t)
-	registry, err := registryd.Start(t.Context(), need.Command(t, "docker-registry"), t.TempDir(), nil)
-	check(t, err)
-	t.Cleanup(func() { check(t, registry.Stop()) })
-	dir, err := cache.Default()
-	check(t, err)
-	need.Command(t, "mmdebstrap")
-	debian, err := baseimage.Debian(t.Context(), dir, os.Stderr)
-	check(t, err)
-	_, err = baseimage.Push(t.Context(), debian, registry.Host+"/library/debian:bookworm-slim")
-	check(t, err)
-	return registry.Host
-}
 
 // executorOn starts the executor on a terminal, in a directory with the
 // Dockerfile stages.
@@ -85,24 +62,10 @@ func masked(text, registry string) string {
 	return text
 }
 
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		check(t, os.MkdirAll("testdata", 0o755))
-		check(t, os.WriteFile(path, []byte(got), 0o644))
-	}
-	want, err := os.ReadFile(path)
-	check(t, err)
-	if got != string(want) {
-		t.Errorf("%s differs (-update writes it); got:\n%s", path, got)
-	}
-}
-
 // A build on a terminal: stages side by side while they run, and in the end what
 // was done, layer by layer.
 func TestExecutorOnTerminal(t *testing.T) {
-	registry := images(t)
+	registry := stackd.Bases(t)
 	for _, columns := range []int{80, 160} {
 		t.Run(fmt.Sprint(columns), func(t *testing.T) {
 			p := executorOn(t, registry, columns, nil)
@@ -116,7 +79,7 @@ func TestExecutorOnTerminal(t *testing.T) {
 			if status != 0 || p.CursorHidden() {
 				t.Errorf("status %d, cursor hidden: %v", status, p.CursorHidden())
 			}
-			golden(t, fmt.Sprintf("executor-%d.txt", columns), masked(p.Text(), registry))
+			golden.Equal(t, fmt.Sprintf("executor-%d.txt", columns), masked(p.Text(), registry))
 		})
 	}
 }
@@ -124,7 +87,7 @@ func TestExecutorOnTerminal(t *testing.T) {
 // NO_COLOR leaves the tree and takes the colours, TERM=dumb and --progress=plain
 // leave lines.
 func TestExecutorOnPlainTerminals(t *testing.T) {
-	registry := images(t)
+	registry := stackd.Bases(t)
 	p := executorOn(t, registry, 80, []string{"NO_COLOR=1"})
 	check(t, p.Shows("└─ slow 2/2  RUN printf.*\n +│ green", patience))
 	if text := p.Colored(); strings.Contains(text, "␛") {
@@ -149,7 +112,7 @@ func TestExecutorOnPlainTerminals(t *testing.T) {
 // Ctrl-C ends a build and leaves the terminal as it was. A resized terminal is
 // drawn on as it is.
 func TestExecutorInterrupted(t *testing.T) {
-	registry := images(t)
+	registry := stackd.Bases(t)
 	p := executorOn(t, registry, 120, nil)
 	check(t, p.Shows("└─ slow 2/2  RUN printf.*\n +│ green", patience))
 	check(t, p.ResizeTo(60, 20))
@@ -167,7 +130,7 @@ func TestExecutorInterrupted(t *testing.T) {
 func TestSubmitOnTerminal(t *testing.T) {
 	s := start(t)
 	for _, columns := range []int{80, 160} {
-		cmd := exec.CommandContext(t.Context(), programs.kiln, "submit", "--server", s.url, "--name", fmt.Sprint("app", columns), ".")
+		cmd := exec.CommandContext(t.Context(), programs.kiln, "submit", "--server", s.URL, "--name", fmt.Sprint("app", columns), ".")
 		cmd.Dir = app(t, stages)
 		cmd.Env = append(os.Environ(), "TERM=xterm-256color", "NO_COLOR=1")
 		p := screen.Start(t, cmd, columns, 30)
@@ -179,7 +142,7 @@ func TestSubmitOnTerminal(t *testing.T) {
 		}
 	}
 	started := time.Now()
-	cmd := exec.CommandContext(t.Context(), programs.kiln, "submit", "--server", s.url, "--name", "cut", ".")
+	cmd := exec.CommandContext(t.Context(), programs.kiln, "submit", "--server", s.URL, "--name", "cut", ".")
 	cmd.Dir = app(t, "FROM debian:bookworm-slim\nRUN sleep 60\n")
 	cmd.Env = append(os.Environ(), "TERM=xterm-256color")
 	p := screen.Start(t, cmd, 80, 30)

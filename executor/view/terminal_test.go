@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/kilnhook/kiln/e2e/golden"
 	"github.com/kilnhook/kiln/e2e/screen"
 	"github.com/kilnhook/kiln/executor/internal/progress"
 )
@@ -139,7 +140,7 @@ func TestLiveView(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := newFilm(t, tc.columns, tc.rows, tc.color)
 				f.build(tc.color)
-				golden(t, name+".txt", f.shots.String())
+				golden.Equal(t, name+".txt", f.shots.String())
 			})
 		})
 	}
@@ -191,7 +192,7 @@ func TestLiveViewResized(t *testing.T) {
 		if err := f.view.Close(); err != nil {
 			t.Error(err)
 		}
-		golden(t, "resized.txt", f.shots.String())
+		golden.Equal(t, "resized.txt", f.shots.String())
 	})
 }
 

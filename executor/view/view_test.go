@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"flag"
 	"os"
-	"path/filepath"
 	"reflect"
 	"regexp"
 	"strings"
@@ -14,10 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kilnhook/kiln/e2e/golden"
 	"github.com/kilnhook/kiln/executor/internal/progress"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
 
 func at(ms int) time.Time {
 	return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).Add(time.Duration(ms) * time.Millisecond)
@@ -51,23 +48,6 @@ func story() []Event {
 	}
 }
 
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s differs; got:\n%s", path, got)
-	}
-}
-
 func terminal80() (columns, rows int) { return 80, 24 }
 
 func render(t *testing.T, opt Options) string {
@@ -89,8 +69,8 @@ func render(t *testing.T, opt Options) string {
 
 // The plain and the JSON form of a build are the golden files.
 func TestGolden(t *testing.T) {
-	golden(t, "plain.txt", render(t, Options{Mode: "plain"}))
-	golden(t, "events.jsonl", render(t, Options{Mode: "json"}))
+	golden.Equal(t, "plain.txt", render(t, Options{Mode: "plain"}))
+	golden.Equal(t, "events.jsonl", render(t, Options{Mode: "json"}))
 }
 
 // Another attempt of a build begins its steps anew.

@@ -60,7 +60,7 @@ func TestCancelCrash(t *testing.T) {
 		d := w.dispatcher(t)
 		buildID := handle(t, d, ref(none, "a", 1)).BuildID
 		n, where := 0, ""
-		w.fault = func(step string) error {
+		w.Fault = func(step string) error {
 			if n++; n-1 == crash {
 				where = step
 				return died
@@ -68,7 +68,7 @@ func TestCancelCrash(t *testing.T) {
 			return nil
 		}
 		err := d.Cancel(t.Context(), buildID, "asked to")
-		w.fault = nil
+		w.Fault = nil
 		if err == nil {
 			break
 		}
@@ -110,7 +110,7 @@ func TestSupersede(t *testing.T) {
 		a := handle(t, d, change(none, "a", 1)).BuildID
 		// The second build is stored as if another process had accepted it
 		// without getting as far as superseding the first.
-		w.fault = func(step string) error {
+		w.Fault = func(step string) error {
 			if step == "after publish "+events.TypeBuildQueued {
 				return errors.New("died")
 			}
@@ -119,7 +119,7 @@ func TestSupersede(t *testing.T) {
 		if _, err := d.Handle(t.Context(), change("a", "b", 2)); err == nil {
 			t.Fatal("did not die")
 		}
-		w.fault = nil
+		w.Fault = nil
 		b := w.launches[1]
 		w.pending[b] = true
 		c := handle(t, d, change("b", "c", 3)).BuildID
@@ -144,7 +144,7 @@ func TestSupersededWhileBeingRecorded(t *testing.T) {
 	d := w.dispatcher(t)
 	old, young := ref(none, "a", 1), ref("a", "b", 2)
 	inside := false
-	w.fault = func(step string) error {
+	w.Fault = func(step string) error {
 		if strings.HasPrefix(step, "after swap refs/") && !inside {
 			inside = true // the older is in the register; before it is recorded, the newer comes
 			handle(t, d, young)
@@ -320,7 +320,7 @@ func TestSweepEnforcesPolicy(t *testing.T) {
 	w := newWorld(new(ledger.Mem))
 	d := w.dispatcher(t)
 	first := handle(t, d, ref(none, "a", 1)).BuildID
-	w.fault = func(step string) error {
+	w.Fault = func(step string) error {
 		if step == "after launch" {
 			return errors.New("died")
 		}
@@ -329,7 +329,7 @@ func TestSweepEnforcesPolicy(t *testing.T) {
 	if _, err := d.Handle(t.Context(), ref("a", "b", 2)); err == nil {
 		t.Fatal("did not die")
 	}
-	w.fault = nil
+	w.Fault = nil
 	if len(w.running) != 2 {
 		t.Fatalf("running %v", w.running)
 	}
@@ -346,7 +346,7 @@ func TestSweepEnforcesPolicy(t *testing.T) {
 func TestSweepForgetsOrphans(t *testing.T) {
 	w := newWorld(new(ledger.Mem))
 	d := w.dispatcher(t)
-	w.fault = func(step string) error {
+	w.Fault = func(step string) error {
 		if strings.HasPrefix(step, "before swap refs/") {
 			return errors.New("died")
 		}
@@ -355,7 +355,7 @@ func TestSweepForgetsOrphans(t *testing.T) {
 	if _, err := d.Handle(t.Context(), ref(none, "a", 1)); err == nil {
 		t.Fatal("did not die")
 	}
-	w.fault = nil
+	w.Fault = nil
 	if err := d.Sweep(t.Context()); err != nil || len(w.keys(t, record.OpenPrefix)) != 1 {
 		t.Errorf("at once: %v, %v", w.keys(t, ""), err)
 	}
@@ -375,7 +375,7 @@ func TestSweepGoesOn(t *testing.T) {
 		w.lose(handle(t, d, c).BuildID)
 	}
 	failed := false
-	w.fault = func(step string) error {
+	w.Fault = func(step string) error {
 		if step == "before launch" && !failed {
 			failed = true
 			return errors.New("no room")

@@ -359,14 +359,14 @@ func TestRebuildCrash(t *testing.T) {
 		a := handle(t, d, ref(none, "a", 1))
 		w.succeed(t, a.BuildID)
 		step := 0
-		w.fault = func(string) error {
+		w.Fault = func(string) error {
 			if step++; step == at {
 				return errors.New("crash")
 			}
 			return nil
 		}
 		_, err := d.Rebuild(t.Context(), a.BuildID, "cause")
-		w.fault = nil
+		w.Fault = nil
 		if _, err := d.Rebuild(t.Context(), a.BuildID, "cause"); err != nil {
 			t.Fatalf("step %d: %v", at, err)
 		}
@@ -432,7 +432,7 @@ func TestEveryGeneration(t *testing.T) {
 func TestNextChangeAfterCrash(t *testing.T) {
 	w := newWorld(&ledger.Mem{})
 	d := with(t, w, "name: app\non: {git: {repo: h/r}}\npush: {image: reg.io/app}\nrun: {supersede: keep-all}\n", nil)
-	w.fault = func(step string) error {
+	w.Fault = func(step string) error {
 		if strings.HasPrefix(step, "before create builds/") {
 			return errors.New("crash")
 		}
@@ -441,7 +441,7 @@ func TestNextChangeAfterCrash(t *testing.T) {
 	if _, err := d.Handle(t.Context(), ref(none, "a", 1)); err == nil {
 		t.Fatal("no crash")
 	}
-	w.fault = nil
+	w.Fault = nil
 	handle(t, d, ref("a", "b", 2))
 	w.sleep(time.Hour)
 	if err := d.Sweep(t.Context()); err != nil {

@@ -203,7 +203,7 @@ func TestCrashAnywhere(t *testing.T) {
 		for crash := 0; ; crash++ {
 			w := newWorld(new(ledger.Mem))
 			n, where := 0, ""
-			w.fault = func(step string) error {
+			w.Fault = func(step string) error {
 				if n++; n-1 == crash {
 					where = step
 					return died
@@ -220,7 +220,7 @@ func TestCrashAnywhere(t *testing.T) {
 			if !errors.Is(err, died) {
 				t.Fatalf("died %s: %v", where, err)
 			}
-			w.fault = nil
+			w.Fault = nil
 			afterCrash(t, w, repair, where)
 		}
 	}
@@ -298,7 +298,7 @@ func TestTwoTriggersOneFails(t *testing.T) {
 	w := newWorld(new(ledger.Mem))
 	d := w.dispatcher(t, func(c *Config) { c.Triggers = triggers(t, yaml) })
 	n := 0
-	w.fault = func(step string) error {
+	w.Fault = func(step string) error {
 		if step == "before launch" {
 			if n++; n == 2 {
 				return errors.New("api server is down")
@@ -309,7 +309,7 @@ func TestTwoTriggersOneFails(t *testing.T) {
 	if _, err := d.Handle(t.Context(), ref(none, "a", 1)); err == nil || !strings.Contains(err.Error(), "trigger two") {
 		t.Errorf("error %v", err)
 	}
-	w.fault = nil
+	w.Fault = nil
 	decisions, err := d.Handle(t.Context(), ref(none, "a", 1))
 	if err != nil || len(decisions) != 2 || len(w.launches) != 2 || decisions[0].BuildID == decisions[1].BuildID {
 		t.Errorf("%+v, %v, launches %v", decisions, err, w.launches)

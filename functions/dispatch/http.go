@@ -42,7 +42,8 @@ const retrySeconds = 10
 // there is nothing to build, with the reason; 400 for what no repetition can
 // mend, except from Pub/Sub, which would repeat it and is told 200; 401 for a
 // wrong signature or token; 413 for too much; 429 and 503, with Retry-After,
-// when the same request should come again.
+// when the same request should come again. Knative, which asks with "Prefer: reply",
+// takes no success with a body that is no event, so its successes have none.
 func (d *Dispatcher) Handler() http.Handler {
 	mux := http.NewServeMux()
 	guarded := map[string]bool{}
@@ -51,10 +52,10 @@ func (d *Dispatcher) Handler() http.Handler {
 	}
 	for path, parse := range d.doors() {
 		if guarded[path] {
-			mux.Handle("POST "+path, d.guarded(path, parse))
+			mux.Handle("POST "+path, withoutReply(d.guarded(path, parse)))
 			continue
 		}
-		mux.Handle("POST "+path, d.door(path, parse))
+		mux.Handle("POST "+path, withoutReply(d.door(path, parse)))
 	}
 	mux.HandleFunc("OPTIONS "+DoorEvents, handshake)
 	mux.Handle(APIPrefix, d.API())

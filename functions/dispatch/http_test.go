@@ -194,7 +194,7 @@ func TestInfrastructureErrors(t *testing.T) {
 		"before publish " + events.TypeBuildRequested: {errors.New("bus is down"), 503},
 	} {
 		w := newWorld(new(ledger.Mem))
-		w.fault = func(s string) error {
+		w.Fault = func(s string) error {
 			if strings.HasPrefix(s, step) {
 				return tc.err
 			}
@@ -207,7 +207,7 @@ func TestInfrastructureErrors(t *testing.T) {
 		if strings.Contains(a.Error, "10.0.0.1") || strings.Contains(a.Error, "disk") {
 			t.Errorf("%s: the answer tells %q", step, a.Error)
 		}
-		w.fault = nil
+		w.Fault = nil
 		status, _, _ = send(t, w.dispatcher(t).Handler(), gitHub("push", pushBody(none, "a")))
 		if status != 202 || len(w.running) != 1 {
 			t.Errorf("%s: then %d, running %d", step, status, len(w.running))
@@ -218,7 +218,7 @@ func TestInfrastructureErrors(t *testing.T) {
 // A poisonous message of Pub/Sub is told to be fine only once it is kept.
 func TestPoisonIsKeptBeforeItIsAccepted(t *testing.T) {
 	w := newWorld(new(ledger.Mem))
-	w.fault = func(s string) error {
+	w.Fault = func(s string) error {
 		if strings.HasPrefix(s, "before create poison/") {
 			return errors.New("disk full")
 		}
@@ -348,7 +348,7 @@ func TestDeliver(t *testing.T) {
 	if err := d.Deliver(t.Context(), DoorSQS, http.Header{}, []byte("{")); err != nil || len(w.keys(t, "poison/")) != 1 {
 		t.Errorf("what cannot be understood: %v, put aside %v", err, w.keys(t, "poison/"))
 	}
-	w.fault = func(step string) error {
+	w.Fault = func(step string) error {
 		if strings.HasPrefix(step, "before create") {
 			return errors.New("disk full")
 		}
@@ -426,7 +426,7 @@ func TestTraceParent(t *testing.T) {
 func TestTooManyAtOnce(t *testing.T) {
 	w := newWorld(new(ledger.Mem))
 	entered, leave := make(chan struct{}), make(chan struct{})
-	w.fault = func(step string) error {
+	w.Fault = func(step string) error {
 		if step == "before launch" {
 			close(entered)
 			<-leave
@@ -445,7 +445,7 @@ func TestTooManyAtOnce(t *testing.T) {
 	if status := <-first; status != http.StatusAccepted {
 		t.Errorf("the first: %d", status)
 	}
-	w.fault = nil
+	w.Fault = nil
 	if status, _, _ := send(t, h, changed(t, object("2", 2))); status != http.StatusAccepted {
 		t.Errorf("sent again: %d", status)
 	}

@@ -214,7 +214,7 @@ func TestPlatformsCrashAnywhere(t *testing.T) {
 		for crash := 0; ; crash++ {
 			w := newWorld(new(ledger.Mem))
 			n, where := 0, ""
-			w.fault = func(step string) error {
+			w.Fault = func(step string) error {
 				if n++; n-1 == crash {
 					where = step
 				}
@@ -236,7 +236,7 @@ func TestPlatformsCrashAnywhere(t *testing.T) {
 			if !errors.Is(err, died) {
 				t.Fatalf("died %s: %v", where, err)
 			}
-			w.fault = nil
+			w.Fault = nil
 			w.repair(t, where, change, outcome)
 		}
 		if steps < 30 {

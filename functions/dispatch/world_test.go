@@ -21,6 +21,7 @@ import (
 	"github.com/kilnhook/kiln/functions/finish"
 	"github.com/kilnhook/kiln/functions/record"
 	"github.com/kilnhook/kiln/infra/ledger"
+	"github.com/kilnhook/kiln/infra/ledger/ledgertest"
 )
 
 const kilnYAML = `
@@ -30,12 +31,11 @@ on: [{git: {repo: h/r}}, {object: {bucket: gs://b}}]
 push: {image: reg.io/app, tags: ["{{ .Ref.Slug | default .Object.Stem }}"]}
 `
 
-// world is what a Dispatcher stands on, made of fakes around a ledger. fault,
-// if set, is asked before and after everything that is done to the world.
+// world is what a Dispatcher stands on, made of fakes around a real ledger. Everything that
+// is done to the world is a step that may fail.
 type world struct {
-	Ledger // the real one
-	mu     sync.Mutex
-	fault  func(step string) error
+	ledgertest.Faulty
+	mu sync.Mutex
 
 	running   map[string]events.Request // exist with the launcher
 	pending   map[string]bool           // of those, the ones that have not begun
@@ -52,48 +52,13 @@ type world struct {
 
 func newWorld(l Ledger) *world {
 	return &world{
-		Ledger: l, running: map[string]events.Request{}, pending: map[string]bool{}, published: map[string]event.Event{},
+		Faulty: ledgertest.Faulty{Store: l}, running: map[string]events.Request{}, pending: map[string]bool{}, published: map[string]event.Event{},
 		digests: map[string]bool{}, tags: map[string]string{}, indexes: map[string]int{}, now: at(1000),
 	}
 }
 
-func (w *world) step(name string, do func() error) error {
-	if w.fault != nil {
-		if err := w.fault("before " + name); err != nil {
-			return err
-		}
-	}
-	if err := do(); err != nil {
-		return err
-	}
-	if w.fault != nil {
-		return w.fault("after " + name)
-	}
-	return nil
-}
-
-func (w *world) Create(ctx context.Context, key string, data []byte) (version string, err error) {
-	err = w.step("create "+key, func() error {
-		version, err = w.Ledger.Create(ctx, key, data)
-		return err
-	})
-	return version, err
-}
-
-func (w *world) Swap(ctx context.Context, key, old string, data []byte) (version string, err error) {
-	err = w.step("swap "+key, func() error {
-		version, err = w.Ledger.Swap(ctx, key, old, data)
-		return err
-	})
-	return version, err
-}
-
-func (w *world) Delete(ctx context.Context, key string) error {
-	return w.step("delete "+key, func() error { return w.Ledger.Delete(ctx, key) })
-}
-
 func (w *world) publish(_ context.Context, e event.Event) error {
-	return w.step("publish "+e.Type(), func() error {
+	return w.Step("publish "+e.Type(), func() error {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		if _, ok := w.published[e.ID()]; !ok {
@@ -105,7 +70,7 @@ func (w *world) publish(_ context.Context, e event.Event) error {
 
 // Launch is a Launcher.
 func (w *world) Launch(_ context.Context, req events.Request) error {
-	return w.step("launch", func() error {
+	return w.Step("launch", func() error {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		if _, ok := w.running[req.BuildID]; ok {
@@ -119,7 +84,7 @@ func (w *world) Launch(_ context.Context, req events.Request) error {
 }
 
 func (w *world) Cancel(_ context.Context, buildID string) error {
-	return w.step("cancel", func() error {
+	return w.Step("cancel", func() error {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		if _, ok := w.running[buildID]; ok {
@@ -167,7 +132,7 @@ func (w *world) sleep(d time.Duration) {
 // pushIndex is a registry's: what is there is not pushed again.
 func (w *world) pushIndex(_ context.Context, _ string, platforms []events.PlatformInfo) (digest, mediaType string, err error) {
 	digest = fmt.Sprintf("sha256:%x", sha256.Sum256(fmt.Append(nil, platforms)))
-	err = w.step("push index", func() error {
+	err = w.Step("push index", func() error {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		if !w.digests[digest] {

@@ -12,11 +12,13 @@ import (
 	"time"
 
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"knative.dev/pkg/environment"
 
 	"github.com/kilnhook/kiln/functions/finish"
 	"github.com/kilnhook/kiln/infra/local/launch"
 	"github.com/kilnhook/kiln/infra/local/serving"
+	"github.com/kilnhook/kiln/infra/oidc"
 	"github.com/kilnhook/kiln/knative/jobsink"
 	jobs "github.com/kilnhook/kiln/knative/launch"
 	"github.com/kilnhook/kiln/knative/podlog"
@@ -38,6 +40,8 @@ type clusterFlags struct {
 	noElection                bool
 	followLogs                int
 	maxLog                    int64 // MiB
+	audience                  string
+	subjects                  list
 }
 
 // define adds the flags to a set.
@@ -53,6 +57,8 @@ func (f *clusterFlags) define(fs *flag.FlagSet, p process) {
 	fs.BoolVar(&f.noElection, "no-leader-election", false, "follow Jobs and sweep without asking if another dispatcher does")
 	fs.IntVar(&f.followLogs, "follow-logs", 256, "logs of pods that are followed at once, where Jobs are made; the others are read when their executor has ended")
 	fs.Int64Var(&f.maxLog, "max-log", 16, "MiB that are kept of the log of one executor, where Jobs are made, at most 16; what it prints beyond is left out")
+	fs.StringVar(&f.audience, "cluster-audience", p.getenv("KILN_CLUSTER_AUDIENCE"), "let in who posts with a token of a service account of the cluster for this audience, such as a Broker of Knative (KILN_CLUSTER_AUDIENCE)")
+	fs.Var(&f.subjects, "cluster-subject", "service account whose tokens count, system:serviceaccount:NAMESPACE:NAME; may be given several times (KILN_CLUSTER_SUBJECT, words)")
 	fs.StringVar(&f.jobSink, "jobsink", p.getenv("KILN_JOBSINK"), "URL of the JobSink (KILN_JOBSINK)")
 	fs.StringVar(&f.resultURL, "result-url", p.getenv("KILN_RESULT_URL"), "URL of this dispatcher as executors of a JobSink see it (KILN_RESULT_URL)")
 	fs.StringVar(&f.resultKeyFile, "result-key-file", "", "file with the key of the tokens that executors of a JobSink show (or KILN_RESULT_KEY)")
@@ -72,6 +78,7 @@ type cluster struct {
 	jobSink   string
 	resultURL string
 	resultKey []byte
+	oidc      oidc.Config // of service accounts; without an audience none is let in
 }
 
 // minKey is the length of a key that nobody guesses, in bytes.
@@ -84,6 +91,9 @@ const ownNamespace = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 func (f clusterFlags) apply(p process, cfg *config) error {
 	c := &cfg.cluster
 	c.launcher, c.namespace, c.qps, c.election = f.launcher, f.namespace, f.qps, !f.noElection
+	if err := f.applyIdentity(p, c); err != nil {
+		return err
+	}
 	switch f.launcher {
 	case launchProcess:
 		c.election = false
@@ -95,6 +105,26 @@ func (f clusterFlags) apply(p process, cfg *config) error {
 		return f.applyJobSink(p, c)
 	}
 	return fmt.Errorf("--launcher %q is none of process, kubernetes and jobsink", f.launcher)
+}
+
+// subjectPrefix begins the name of a service account in its tokens.
+const subjectPrefix = "system:serviceaccount:"
+
+// applyIdentity says which service accounts are let in.
+func (f clusterFlags) applyIdentity(p process, c *cluster) error {
+	c.oidc = oidc.Config{Audience: f.audience, Subjects: f.subjects, Now: p.now}
+	if len(c.oidc.Subjects) == 0 {
+		c.oidc.Subjects = strings.Fields(p.getenv("KILN_CLUSTER_SUBJECT"))
+	}
+	if (c.oidc.Audience == "") != (len(c.oidc.Subjects) == 0) {
+		return errors.New("--cluster-audience and --cluster-subject go together")
+	}
+	for _, subject := range c.oidc.Subjects {
+		if rest, ok := strings.CutPrefix(subject, subjectPrefix); !ok || strings.Count(rest, ":") != 1 {
+			return fmt.Errorf("--cluster-subject %s is not %sNAMESPACE:NAME", subject, subjectPrefix)
+		}
+	}
+	return nil
 }
 
 func (f clusterFlags) applyKubernetes(c *cluster) error {
@@ -171,14 +201,23 @@ func (s *service) openLauncher(ctx context.Context, finisher *finish.Finisher) e
 	return nil
 }
 
+// access is how the API server of the cluster that the environment says is reached.
+func (c config) access() (*rest.Config, error) {
+	env := environment.ClientConfig{QPS: c.cluster.qps, Burst: int(1.5 * c.cluster.qps), Kubeconfig: c.kubeconfig}
+	access, err := env.GetRESTConfig()
+	if err != nil {
+		return nil, fmt.Errorf("find the cluster: %w", err)
+	}
+	return access, nil
+}
+
 // openJobs opens the launcher of Jobs, on the cluster that the environment says.
 func (s *service) openJobs(ctx context.Context, finisher *finish.Finisher) error {
-	access := environment.ClientConfig{QPS: s.cfg.cluster.qps, Burst: int(1.5 * s.cfg.cluster.qps), Kubeconfig: s.cfg.kubeconfig}
-	rest, err := access.GetRESTConfig()
+	access, err := s.cfg.access()
 	if err != nil {
-		return fmt.Errorf("find the cluster: %w", err)
+		return err
 	}
-	client, err := kubernetes.NewForConfig(rest)
+	client, err := kubernetes.NewForConfig(access)
 	if err != nil {
 		return fmt.Errorf("connect to the cluster: %w", err)
 	}

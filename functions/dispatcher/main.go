@@ -134,11 +134,11 @@ Flags:
 
 // flags are the values of the command line that need work before use.
 type flags struct {
-	triggers, sink, sinkSecretFile, executor, logFormat, reports string
-	secrets                                                      serving.SecretFiles
-	executorFlags, insecure                                      list
-	cloud                                                        cloudFlags
-	cluster                                                      clusterFlags
+	triggers, sink, sinkSecretFile, sinkTokenFile, executor, logFormat, reports string
+	secrets                                                                     serving.SecretFiles
+	executorFlags, insecure                                                     list
+	cloud                                                                       cloudFlags
+	cluster                                                                     clusterFlags
 }
 
 // cloudFlags are those about services of a cloud.
@@ -204,6 +204,7 @@ func configure(p process) (config, error) {
 	fs.StringVar(&f.secrets.Tokens, "token-file", "", "file with the bearer tokens of the other doors, one a line (or KILN_TOKEN); needed unless it listens on a loopback address")
 	fs.StringVar(&f.sink, "sink", p.getenv("K_SINK"), "URL that events are posted to (K_SINK)")
 	fs.StringVar(&f.sinkSecretFile, "sink-secret-file", "", "file with the secret that signs what is posted (or KILN_SINK_SECRET)")
+	fs.StringVar(&f.sinkTokenFile, "sink-token-file", p.getenv("KILN_SINK_TOKEN_FILE"), "file with the bearer token that is shown to the sink, read anew for every event: /oidc/token of a SinkBinding of Knative (KILN_SINK_TOKEN_FILE)")
 	fs.StringVar(&f.reports, "reports", p.getenv("KILN_REPORTS"), "file that says where builds are told: commit statuses and notifications (KILN_REPORTS)")
 	fs.StringVar(&f.executor, "executor", or(p.getenv("KILN_EXECUTOR"), "executor"), "program that builds (KILN_EXECUTOR)")
 	fs.Var(&f.executorFlags, "executor-flag", "further flag for the executor; may be given several times")
@@ -302,13 +303,16 @@ func inFlightFor(memory int64) int {
 // applySink makes a subscriber of the sink.
 func (f flags) applySink(p process, cfg *config) error {
 	if f.sink == "" {
+		if f.sinkTokenFile != "" {
+			return errors.New("--sink-token-file is for a sink: name it with --sink or K_SINK")
+		}
 		return nil
 	}
 	overrides, err := bus.ParseOverrides(p.getenv("K_CE_OVERRIDES"))
 	if err != nil {
 		return err
 	}
-	cfg.sink = &bus.Subscriber{Name: "sink", URL: f.sink, FromStart: true, Extensions: overrides}
+	cfg.sink = &bus.Subscriber{Name: "sink", URL: f.sink, FromStart: true, Extensions: overrides, TokenFile: f.sinkTokenFile}
 	secrets, err := serving.SecretLines(p.getenv, f.sinkSecretFile, "KILN_SINK_SECRET")
 	if err != nil || len(secrets) == 0 {
 		return err

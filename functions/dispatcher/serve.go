@@ -29,7 +29,6 @@ import (
 	"github.com/kilnhook/kiln/infra/local/registry"
 	"github.com/kilnhook/kiln/infra/local/serving"
 	"github.com/kilnhook/kiln/infra/observe"
-	"github.com/kilnhook/kiln/infra/oidc"
 )
 
 // service is the running whole.
@@ -82,8 +81,8 @@ func checkListen(cfg config) error {
 		return fmt.Errorf("--listen %s: %w", cfg.listen, err)
 	}
 	ip := net.ParseIP(host)
-	if len(cfg.secrets.Tokens) == 0 && cfg.clouds.oidc.Audience == "" && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return fmt.Errorf("--listen %s can be reached from elsewhere: give --token-file or --oidc-audience, or listen on 127.0.0.1", cfg.listen)
+	if len(cfg.secrets.Tokens) == 0 && cfg.clouds.oidc.Audience == "" && cfg.cluster.oidc.Audience == "" && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return fmt.Errorf("--listen %s can be reached from elsewhere: give --token-file, --oidc-audience or --cluster-audience, or listen on 127.0.0.1", cfg.listen)
 	}
 	return nil
 }
@@ -109,13 +108,9 @@ func (s *service) openBuilds(ctx context.Context) error {
 	if err := s.openLauncher(ctx, finisher); err != nil {
 		return err
 	}
-	var identity func(context.Context, http.Header) error
-	if s.cfg.clouds.oidc.Audience != "" {
-		verifier, err := oidc.New(ctx, s.cfg.clouds.oidc)
-		if err != nil {
-			return err
-		}
-		identity = verifier.Verify
+	identity, err := s.cfg.identity(ctx)
+	if err != nil {
+		return err
 	}
 	s.metrics = observe.NewMetrics("dispatcher", s.load)
 	if s.traces, err = serving.OpenTraces(ctx, s.bus, s.ledger, s.logs, s.cfg.traces, s.cfg.log); err != nil {

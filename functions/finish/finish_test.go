@@ -17,18 +17,18 @@ import (
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/functions/record"
 	"github.com/kilnhook/kiln/infra/ledger"
+	"github.com/kilnhook/kiln/infra/ledger/ledgertest"
 )
 
 const image = "reg.io/acme/app"
 
 func digest(n int) string { return fmt.Sprintf("sha256:%064x", n) }
 
-// world is what a Finisher stands on, made of fakes. fault, if set, is asked
-// before and after everything that is done to the world.
+// world is what a Finisher stands on, made of fakes. Everything that is done to the world
+// is a step that may fail.
 type world struct {
-	ledger.Mem
+	ledgertest.Faulty
 	mu        sync.Mutex
-	fault     func(step string) error
 	published []event.Event
 	digests   map[string]bool   // in the registry
 	tags      map[string]string // tag to digest
@@ -38,47 +38,11 @@ type world struct {
 }
 
 func newWorld() *world {
-	return &world{digests: map[string]bool{}, tags: map[string]string{}, now: time.Unix(1795400000, 0).UTC()}
-}
-
-// step does something to the world, unless it fails before or after.
-func (w *world) step(name string, do func() error) error {
-	if w.fault != nil {
-		if err := w.fault("before " + name); err != nil {
-			return err
-		}
-	}
-	if err := do(); err != nil {
-		return err
-	}
-	if w.fault != nil {
-		return w.fault("after " + name)
-	}
-	return nil
-}
-
-func (w *world) Create(ctx context.Context, key string, data []byte) (version string, err error) {
-	err = w.step("create "+key, func() error {
-		version, err = w.Mem.Create(ctx, key, data)
-		return err
-	})
-	return version, err
-}
-
-func (w *world) Swap(ctx context.Context, key, old string, data []byte) (version string, err error) {
-	err = w.step("swap "+key, func() error {
-		version, err = w.Mem.Swap(ctx, key, old, data)
-		return err
-	})
-	return version, err
-}
-
-func (w *world) Delete(ctx context.Context, key string) error {
-	return w.step("delete "+key, func() error { return w.Mem.Delete(ctx, key) })
+	return &world{Faulty: ledgertest.Faulty{Store: &ledger.Mem{}}, digests: map[string]bool{}, tags: map[string]string{}, now: time.Unix(1795400000, 0).UTC()}
 }
 
 func (w *world) publish(_ context.Context, e event.Event) error {
-	return w.step("publish", func() error {
+	return w.Step("publish", func() error {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.published = append(w.published, e)
@@ -87,7 +51,7 @@ func (w *world) publish(_ context.Context, e event.Event) error {
 }
 
 func (w *world) checkDigest(_ context.Context, repository, d string) error {
-	return w.step("check digest", func() error {
+	return w.Step("check digest", func() error {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		if repository != image || !w.digests[d] {
@@ -98,7 +62,7 @@ func (w *world) checkDigest(_ context.Context, repository, d string) error {
 }
 
 func (w *world) moveTags(_ context.Context, _, d string, tags []string) error {
-	return w.step("move tags", func() error {
+	return w.Step("move tags", func() error {
 		for _, tag := range tags {
 			if w.slow != nil {
 				w.slow(tag, d)
@@ -148,7 +112,7 @@ func (w *world) store(t testing.TB, req events.Request) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := w.Mem.Create(t.Context(), key, data); err != nil {
+		if _, err := w.Store.Create(t.Context(), key, data); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -267,7 +231,7 @@ func TestMissingDigest(t *testing.T) {
 func TestForgedResult(t *testing.T) {
 	w := newWorld()
 	req := w.request(t, 1)
-	if _, err := w.Mem.Create(t.Context(), record.ResultKey(req.BuildID), []byte(`{"outcome":"success","digest":"`+digest(9)+`"}`)); err != nil {
+	if _, err := w.Store.Create(t.Context(), record.ResultKey(req.BuildID), []byte(`{"outcome":"success","digest":"`+digest(9)+`"}`)); err != nil {
 		t.Fatal(err)
 	}
 	got := mustFinish(t, w.finisher(t), req.BuildID, lost())
@@ -296,7 +260,7 @@ func TestRegistryDown(t *testing.T) {
 	w := newWorld()
 	req := w.request(t, 1)
 	down := errors.New("connection refused")
-	w.fault = func(step string) error {
+	w.Fault = func(step string) error {
 		if step == "before check digest" {
 			return down
 		}
@@ -309,7 +273,7 @@ func TestRegistryDown(t *testing.T) {
 	if w.exists(t, record.ResultKey(req.BuildID)) || len(w.published) != 0 {
 		t.Error("something was claimed or published without verification")
 	}
-	w.fault = nil
+	w.Fault = nil
 	mustFinish(t, f, req.BuildID, w.success(1))
 }
 
@@ -378,7 +342,7 @@ func TestAttemptOfLastLaunch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Mem.Swap(t.Context(), record.OpenKey(req), version, data); err != nil {
+	if _, err := w.Store.Swap(t.Context(), record.OpenKey(req), version, data); err != nil {
 		t.Fatal(err)
 	}
 	mustFinish(t, w.finisher(t), req.BuildID, lost())
@@ -398,7 +362,7 @@ func TestCrashAnywhere(t *testing.T) {
 		w := newWorld()
 		req := w.request(t, 1)
 		n, where := 0, ""
-		w.fault = func(step string) error {
+		w.Fault = func(step string) error {
 			if n++; n-1 == crash {
 				where = step
 				return died
@@ -415,7 +379,7 @@ func TestCrashAnywhere(t *testing.T) {
 			t.Fatalf("died %s: %v", where, err)
 		}
 		claimed := w.exists(t, record.ResultKey(req.BuildID))
-		w.fault = nil
+		w.Fault = nil
 		got := mustFinish(t, w.finisher(t), req.BuildID, lost())
 		again := mustFinish(t, w.finisher(t), req.BuildID, w.success(7))
 		want := events.OutcomeError

@@ -57,7 +57,7 @@ func TestGateway(t *testing.T) {
 		w.published[0].Extensions()[events.ExtOutcome] != "success" {
 		t.Errorf("published %v", w.published)
 	}
-	w.fault = func(string) error { return errors.New("the ledger is away") }
+	w.Fault = func(string) error { return errors.New("the ledger is away") }
 	if got := put(http.MethodPut, other.BuildID, g.Token(other.BuildID), failed); got != http.StatusServiceUnavailable {
 		t.Errorf("without a ledger: answered %d", got)
 	}

@@ -23,10 +23,10 @@ func (w *world) requestParts(t testing.TB) (whole events.Request, parts []events
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Mem.Delete(t.Context(), record.RequestKey(whole.BuildID)); err != nil {
+	if err := w.Store.Delete(t.Context(), record.RequestKey(whole.BuildID)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Mem.Create(t.Context(), record.RequestKey(whole.BuildID), data); err != nil {
+	if _, err := w.Store.Create(t.Context(), record.RequestKey(whole.BuildID), data); err != nil {
 		t.Fatal(err)
 	}
 	for _, part := range whole.Parts() {
@@ -34,7 +34,7 @@ func (w *world) requestParts(t testing.TB) (whole events.Request, parts []events
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := w.Mem.Create(t.Context(), record.RequestKey(part.BuildID), data); err != nil {
+		if _, err := w.Store.Create(t.Context(), record.RequestKey(part.BuildID), data); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -124,7 +124,7 @@ func TestForgedPart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Mem.Create(t.Context(), record.ResultKey(parts[0].BuildID), data); err != nil {
+	if _, err := w.Store.Create(t.Context(), record.ResultKey(parts[0].BuildID), data); err != nil {
 		t.Fatal(err)
 	}
 	if ended, err := w.finisher(t).Advance(t.Context(), whole.BuildID); !ended || err != nil {

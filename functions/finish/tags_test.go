@@ -53,7 +53,7 @@ func TestOldBuildResumesAfterNewer(t *testing.T) {
 		w := newWorld()
 		old, young := w.request(t, 7), w.request(t, 8)
 		died := errors.New("died")
-		w.fault = func(step string) error {
+		w.Fault = func(step string) error {
 			if step == where {
 				return died
 			}
@@ -62,7 +62,7 @@ func TestOldBuildResumesAfterNewer(t *testing.T) {
 		if _, err := w.finisher(t).Finish(t.Context(), old.BuildID, w.success(7)); !errors.Is(err, died) {
 			t.Fatal(err)
 		}
-		w.fault = nil
+		w.Fault = nil
 		mustFinish(t, w.finisher(t), young.BuildID, w.success(8))
 		mustFinish(t, w.finisher(t), old.BuildID, lost())
 		if w.tags["main"] != digest(8) || w.tags["latest"] != digest(8) {
@@ -120,7 +120,7 @@ func TestMoveRefused(t *testing.T) {
 	w := newWorld()
 	req := w.request(t, 1)
 	refuse := fmt.Errorf("tag is immutable: %w", fs.ErrPermission)
-	w.fault = func(step string) error {
+	w.Fault = func(step string) error {
 		if step == "before move tags" {
 			return refuse
 		}
@@ -136,7 +136,7 @@ func TestMoveRefused(t *testing.T) {
 	w = newWorld()
 	req = w.request(t, 1)
 	refuse = errors.New("502 bad gateway")
-	w.fault = func(step string) error {
+	w.Fault = func(step string) error {
 		if step == "before move tags" {
 			return refuse
 		}
@@ -145,7 +145,7 @@ func TestMoveRefused(t *testing.T) {
 	if _, err := w.finisher(t).Finish(t.Context(), req.BuildID, w.success(1)); !errors.Is(err, refuse) || len(w.published) != 0 {
 		t.Errorf("published %d, %v", len(w.published), err)
 	}
-	w.fault = nil
+	w.Fault = nil
 	mustFinish(t, w.finisher(t), req.BuildID, lost())
 	if w.tags["main"] != digest(1) {
 		t.Errorf("tags %v", w.tags)

@@ -20,7 +20,8 @@ import (
 	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
-	"golang.org/x/sys/unix"
+
+	"github.com/kilnhook/kiln/infra/local/exclusive"
 )
 
 // MaxEvent is the size in bytes of the largest event, as structured JSON, that
@@ -116,18 +117,11 @@ func Open(dir string, opts Options) (*Bus, error) {
 
 // lockSpool takes the spool for this process until the file is closed.
 func lockSpool(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
+	f, err := exclusive.Lock(filepath.Join(dir, "lock"))
+	if errors.Is(err, exclusive.ErrLocked) {
+		return nil, ErrInUse
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, ErrInUse
-		}
-		return nil, err
-	}
-	return f, nil
+	return f, err
 }
 
 // Close ends all streams and watches and releases the spool. What was

@@ -8,7 +8,9 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
@@ -43,7 +45,7 @@ func (p poster) deliver(ctx context.Context, sub Subscriber, e event.Event, atte
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if err == nil && permanent(answer.status) {
+		if err == nil && permanent(answer.status) && !(sub.TokenFile != "" && aboutToken(answer.status)) {
 			return &refusedError{status: answer.status, answer: events.CleanText(answer.text, maxAnswer)}
 		}
 		if attempt == attempts {
@@ -80,6 +82,11 @@ func permanent(status int) bool {
 	return status/100 == 4
 }
 
+// aboutToken reports whether a status is about who asks, and not about what.
+func aboutToken(status int) bool {
+	return status == http.StatusUnauthorized || status == http.StatusForbidden
+}
+
 // answer is what a subscriber said.
 type answer struct {
 	status     int // 0 if there was no answer
@@ -102,6 +109,13 @@ func (p poster) post(ctx context.Context, sub Subscriber, e event.Event) (answer
 	}
 	req.Header = header
 	req.Header.Set("User-Agent", "kiln")
+	if sub.TokenFile != "" {
+		token, err := os.ReadFile(sub.TokenFile)
+		if err != nil {
+			return answer{}, fmt.Errorf("read the token for %s: %w", sub.Name, err)
+		}
+		req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+	}
 	if len(sub.Secret) > 0 {
 		id, at := e.ID(), p.Now()
 		req.Header.Set("Webhook-Id", id)

@@ -6,6 +6,9 @@ import (
 	"io/fs"
 	"maps"
 	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -46,6 +49,45 @@ func TestSink(t *testing.T) {
 	}
 	if e.Extensions()["cluster"] != nil {
 		t.Error("the caller's event was changed")
+	}
+}
+
+// The token of a sink is the one that is in its file now, and a wrong one is no
+// reason to give an event up.
+func TestSinkToken(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	write := func(token string) {
+		if err := os.WriteFile(file, []byte(token+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := newReceiver(t, func(try int, _ string) int {
+		switch try {
+		case 1:
+			return http.StatusUnauthorized
+		case 2:
+			write("second")
+			return http.StatusForbidden
+		}
+		return http.StatusAccepted
+	})
+	var shown []string
+	r.check = func(req *http.Request, _ []byte) { shown = append(shown, req.Header.Get("Authorization")) }
+	sub := Subscriber{Name: "sink", URL: r.URL, TokenFile: file}
+	s, err := NewSink(sub, WebhookOptions{Now: clock, MinBackoff: time.Millisecond, MaxBackoff: time.Millisecond}, neverRefused(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := newEvent(t, "/s", 1)
+	if err := s.Publish(t.Context(), e); err == nil || !strings.Contains(err.Error(), "read the token for sink") {
+		t.Errorf("without a token: %v", err)
+	}
+	write("first")
+	if err := s.Publish(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"Bearer first", "Bearer first", "Bearer second"}; !slices.Equal(shown, want) {
+		t.Errorf("shown %q, want %q", shown, want)
 	}
 }
 

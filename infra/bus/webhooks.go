@@ -27,6 +27,10 @@ type Subscriber struct {
 	// Secret signs every request as Standard Webhooks 1.0 says; empty for no
 	// signature. See ParseSecret.
 	Secret []byte
+	// TokenFile holds a bearer token that every request shows; empty for none. It
+	// is read anew each time, as such tokens are changed while they are used. A
+	// subscriber with one refuses nothing for good because of the token.
+	TokenFile string
 	// Extensions are attributes that every event gets, as K_CE_OVERRIDES of
 	// Knative's SinkBinding says. See ParseOverrides.
 	Extensions map[string]string

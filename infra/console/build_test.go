@@ -3,18 +3,14 @@ package console
 import (
 	"bytes"
 	"compress/gzip"
-	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/kilnhook/kiln/e2e/golden"
 	"github.com/kilnhook/kiln/events"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
 
 func at(ms int) time.Time {
 	return time.Date(2026, 3, 4, 11, 0, 0, 0, time.UTC).Add(time.Duration(ms) * time.Millisecond)
@@ -74,29 +70,9 @@ func TestBuildPage(t *testing.T) {
 	}
 	_, body, _ = strings.Cut(body, `<section id="timeline"`)
 	timeline, rest, _ := strings.Cut(body, `<section id="changes"`)
-	golden(t, "build.html", `<section id="timeline"`+timeline)
+	golden.Equal(t, "build.html", `<section id="timeline"`+timeline)
 	if !strings.Contains(rest, "What triggered it") {
 		t.Error("no events")
-	}
-}
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s differs (-update writes it); got:\n%s", path, got)
 	}
 }
 

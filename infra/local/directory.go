@@ -14,10 +14,9 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/kilnhook/kiln/infra/local/api"
 	"github.com/kilnhook/kiln/infra/local/durable"
+	"github.com/kilnhook/kiln/infra/local/exclusive"
 )
 
 // ErrInUse means that another stack has the data directory.
@@ -52,18 +51,13 @@ func (s *Stack) openDir(context.Context) error {
 
 // takeLock locks the data directory until the process ends.
 func (s *Stack) takeLock() error {
-	f, err := os.OpenFile(s.path("lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return err
-	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	f, err := exclusive.Lock(s.path("lock"))
 	if err == nil {
 		s.lock = f
 		return nil
 	}
-	err = errors.Join(err, f.Close())
-	if !errors.Is(err, unix.EWOULDBLOCK) {
-		return fmt.Errorf("lock %s: %w", f.Name(), err)
+	if !errors.Is(err, exclusive.ErrLocked) {
+		return err
 	}
 	where := ""
 	if a, aerr := readAddress(s.path(addressName)); aerr == nil {

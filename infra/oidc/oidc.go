@@ -1,6 +1,6 @@
 // Package oidc decides by OpenID Connect tokens who may post: those that Google
-// puts on what a push subscription, Eventarc or Cloud Scheduler sends, or those of
-// another issuer.
+// puts on what a push subscription, Eventarc or Cloud Scheduler sends, those of the
+// service accounts of a Kubernetes cluster, or those of another issuer.
 package oidc
 
 import (
@@ -26,10 +26,12 @@ const (
 // keysTime is how long the issuer may take to give out its keys.
 const keysTime = 10 * time.Second
 
-// Config says whose tokens count. Audience, Emails and Now are required.
+// Config says whose tokens count. Audience, Now and one of Emails and Subjects are
+// required.
 type Config struct {
 	Audience string   // what the token must be for, as the sender is configured
 	Emails   []string // of the accounts that may post; each verified by the issuer
+	Subjects []string // of those that may post and have no e-mail: service accounts of a cluster
 	Issuer   string   // empty is Google
 	Keys     string   // URL of the issuer's key set; empty is Google's
 	Now      func() time.Time
@@ -40,14 +42,14 @@ type Config struct {
 // needed, kept, and fetched again when a token names one that is not known. It
 // is safe for concurrent use.
 type Verifier struct {
-	verifier *oidc.IDTokenVerifier
-	emails   []string
+	verifier         *oidc.IDTokenVerifier
+	emails, subjects []string
 }
 
 // New returns a Verifier. ctx must live as long as it is used.
 func New(ctx context.Context, cfg Config) (*Verifier, error) {
-	if cfg.Audience == "" || len(cfg.Emails) == 0 || cfg.Now == nil {
-		return nil, errors.New("to check OIDC tokens takes an audience, the e-mail of an account and a clock")
+	if cfg.Audience == "" || len(cfg.Emails)+len(cfg.Subjects) == 0 || cfg.Now == nil {
+		return nil, errors.New("to check OIDC tokens takes an audience, the e-mail or the subject of an account, and a clock")
 	}
 	if cfg.Issuer == "" {
 		cfg.Issuer = GoogleIssuer
@@ -64,6 +66,7 @@ func New(ctx context.Context, cfg Config) (*Verifier, error) {
 	return &Verifier{
 		verifier: oidc.NewVerifier(cfg.Issuer, keys, &oidc.Config{ClientID: cfg.Audience, Now: cfg.Now}),
 		emails:   cfg.Emails,
+		subjects: cfg.Subjects,
 	}, nil
 }
 
@@ -84,6 +87,9 @@ func (v *Verifier) Verify(ctx context.Context, h http.Header) error {
 		return failed
 	case err != nil:
 		return fmt.Errorf("%w: %w", source.ErrUnauthorised, err)
+	}
+	if slices.Contains(v.subjects, token.Subject) {
+		return nil
 	}
 	var claims struct {
 		Email    string `json:"email"`

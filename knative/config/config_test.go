@@ -266,6 +266,27 @@ secretGenerator: [{name: kiln-secrets, namespace: kiln, literals: [KILN_TOKEN=t]
 	}
 }
 
+// TestInbound proves that the dispatcher lets in those, and only those, who bring it
+// what the Trigger sends: Knative names their service account after the Trigger.
+func TestInbound(t *testing.T) {
+	all := render(t, "inbound")
+	env, trigger := all["ConfigMap kiln/kiln-environment"], all["Trigger kiln/kiln-changes"]
+	if got, want := at(t, env, "data", "KILN_CLUSTER_AUDIENCE"), at(t, trigger, "spec", "subscriber", "audience"); got != want {
+		t.Errorf("the dispatcher expects tokens for %s, the Trigger's are for %s", got, want)
+	}
+	account := fmt.Sprintf("system:serviceaccount:%s:%s-oidc-eventing.knative.dev-trigger",
+		at(t, trigger, "metadata", "namespace"), at(t, trigger, "metadata", "name"))
+	if got := at(t, env, "data", "KILN_CLUSTER_SUBJECT"); got != account {
+		t.Errorf("the dispatcher expects tokens of %s, the Trigger's are of %s", got, account)
+	}
+	if uri := at(t, trigger, "spec", "subscriber", "uri"); uri != "/events/in" {
+		t.Errorf("changes come to %s", uri)
+	}
+	if bus := at(t, env, "data", "KILN_BUS"); bus != "sink" {
+		t.Errorf("what became of builds goes to %s", bus)
+	}
+}
+
 // TestJobSinkIsTheJob proves that a JobSink's Job runs and fails as one of the
 // dispatcher's: only where the request comes from is another.
 func TestJobSinkIsTheJob(t *testing.T) {

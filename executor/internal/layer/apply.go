@@ -59,7 +59,7 @@ func applyIndexed(ctx context.Context, fsys rootfs.FS, r io.Reader, opt ApplyOpt
 func (a *applier) apply(ctx context.Context, r io.Reader, at *int) error {
 	opt := a.opt
 	if !opt.First {
-		a.added = map[string]bool{}
+		a.added = newNameSet()
 	}
 	tr := tar.NewReader(r)
 	for *at = 0; ; *at++ {
@@ -87,8 +87,8 @@ func (a *applier) apply(ctx context.Context, r io.Reader, at *int) error {
 type applier struct {
 	fsys    rootfs.FS
 	opt     ApplyOptions
-	added   map[string]bool // by this layer; nil in the first
-	dirs    []rootfs.Entry  // whose times are set in the end
+	added   *nameSet       // by this layer; nil in the first
+	dirs    []rootfs.Entry // whose times are set in the end
 	printer *snapshot.Printer
 	index   *indexWriter // may be nil
 }
@@ -138,9 +138,7 @@ func (a *applier) entry(e rootfs.Entry, put func() error) error {
 		return err
 	}
 	if a.added != nil {
-		for n := name; n != "." && !a.added[n]; n = rootfs.Parent(n) {
-			a.added[n] = true
-		}
+		a.added.add(name)
 	}
 	if e.Mode.IsDir() {
 		a.dirs = append(a.dirs, e)
@@ -157,7 +155,7 @@ func (a *applier) whiteout(dir, base string) error {
 	}
 	if base != opaqueMarker {
 		target := rootfs.Join(dir, strings.TrimPrefix(base, whiteoutPrefix))
-		if strings.HasPrefix(base, whiteoutPrefix+whiteoutPrefix) || a.added[target] {
+		if strings.HasPrefix(base, whiteoutPrefix+whiteoutPrefix) || a.added.has(target) {
 			return nil
 		}
 		return a.remove(target)
@@ -171,9 +169,9 @@ func (a *applier) whiteout(dir, base string) error {
 	}
 	for _, n := range names {
 		child := rootfs.Join(dir, n)
-		if a.added[child] || a.skip(child) {
+		if a.added.has(child) || a.skip(child) {
 			// What of it is not this layer's goes all the same.
-			if a.added[child] {
+			if a.added.has(child) {
 				if err := a.whiteoutBelow(child); err != nil {
 					return err
 				}

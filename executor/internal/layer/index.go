@@ -257,7 +257,7 @@ func ApplyIndex(ctx context.Context, tree *rootfs.Tree, index io.Reader, l v1.La
 	}
 	a := &applier{fsys: tree, opt: opt}
 	if !opt.First {
-		a.added = map[string]bool{}
+		a.added = newNameSet()
 	}
 	from := &layerFiles{ctx: ctx, layer: l, spool: spool}
 	for n := 0; ; n++ {

@@ -2,8 +2,10 @@ package snapshot
 
 import (
 	"bytes"
-	"cmp"
+	"encoding/binary"
+	"hash/maphash"
 	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -25,29 +27,27 @@ func (p Print) sum() uint64 {
 	return max(p[0]^p[1], 1)
 }
 
-// record is what the index keeps of a file. There are as many as files: it holds 64
-// bytes and no pointers.
+// record is what the index keeps of a file. There are as many as files: it holds 32
+// bytes and no pointers. Of what stat tells it has fingerprints, since all that is
+// asked is whether anything differs: hashes of 64 bits, keyed anew for each walk, so
+// that nobody can make two files for which they are equal.
 type record struct {
-	ino          uint64
-	ctime, mtime int64  // nanoseconds
-	size         int64  // of a device which device it is
-	sum          uint64 // of the Print of its content; 0: not known
-	mode         uint32
-	uid, gid     uint32
-	dev          uint32 // as the kernel has them (makedev(3))
-	nameOff      uint32
-	nameLen      uint8 // at most 255 (NAME_MAX)
-	seen         bool  // stat fields are filled in
-	linked       bool  // the file has several names
+	stat    uint64 // of every field of stat; 0: not looked at yet
+	meta    uint64 // of those that a layer records
+	sum     uint64 // of the Print of its content; 0: not known
+	nameOff uint32
+	nameLen uint8 // at most 255 (NAME_MAX)
+	dir     bool
 }
 
-// inode tells one file from another.
-type inode struct {
-	dev uint32
-	ino uint64
+// status is what stat tells of a file.
+type status struct {
+	record
+	mode, dev uint32 // as the kernel has them (inode(7), makedev(3))
+	size      int64  // of a device which device it is
+	ctime     int64  // nanoseconds
+	linked    bool   // the file has several names
 }
-
-func (r *record) inode() inode { return inode{r.dev, r.ino} }
 
 // directory holds the records of one directory's children, sorted by name, the
 // names in one string.
@@ -62,7 +62,7 @@ func (d *directory) name(r *record) string { return string(d.bytes(r)) }
 // bytes is the name without a copy of it.
 func (d *directory) bytes(r *record) []byte { return d.names[r.nameOff : r.nameOff+uint32(r.nameLen)] }
 
-func (d *directory) add(name string, r record) {
+func (d *directory) add(name []byte, r record) {
 	r.nameOff = uint32(len(d.names))
 	r.nameLen = uint8(len(name)) //nolint:gosec // NAME_MAX
 	d.names = append(d.names, name...)
@@ -91,10 +91,10 @@ func (d *directory) sort() {
 	if d.sorted {
 		return
 	}
-	slices.SortStableFunc(d.records, func(a, b record) int { return cmp.Compare(d.name(&a), d.name(&b)) })
+	slices.SortStableFunc(d.records, func(a, b record) int { return bytes.Compare(d.bytes(&a), d.bytes(&b)) })
 	out := d.records[:0]
 	for i := range d.records {
-		if i+1 < len(d.records) && d.name(&d.records[i]) == d.name(&d.records[i+1]) {
+		if i+1 < len(d.records) && bytes.Equal(d.bytes(&d.records[i]), d.bytes(&d.records[i+1])) {
 			continue
 		}
 		out = append(out, d.records[i])
@@ -104,7 +104,7 @@ func (d *directory) sort() {
 
 func (d *directory) find(name string) *record {
 	d.sort()
-	i, ok := slices.BinarySearchFunc(d.records, name, func(r record, n string) int { return cmp.Compare(d.name(&r), n) })
+	i, ok := slices.BinarySearchFunc(d.records, name, func(r record, n string) int { return strings.Compare(string(d.bytes(&r)), n) })
 	if !ok {
 		return nil
 	}
@@ -113,16 +113,24 @@ func (d *directory) find(name string) *record {
 
 // index is the state of a tree as it was last seen.
 type index struct {
+	seed   maphash.Seed
 	mu     sync.Mutex
 	dirs   map[string]*directory // by name; the root's own record is in root
 	root   record
-	xattrs map[string]uint64  // hash of the extended attributes of the few files that have some
-	latest int64              // the greatest ctime seen, nanoseconds
-	links  map[inode][]string // the names of files that have several, as the last scan found them
+	xattrs map[string]uint64 // hash of the extended attributes of the few files that have some
+	latest int64             // the greatest ctime seen, nanoseconds
+
+	// learned has the sums of files that were not looked at yet, by the hash of the
+	// name. Should two names have one hash, a file that only looks changed is taken
+	// for changed: no more than that.
+	learned map[uint64]uint64
+	// links are the names of files that have several, as the last scan found them, by
+	// record.stat: all names of a file have the same.
+	links map[uint64][]string
 }
 
 func newIndex() *index {
-	return &index{dirs: map[string]*directory{}, xattrs: map[string]uint64{}}
+	return &index{seed: maphash.MakeSeed(), dirs: map[string]*directory{}, xattrs: map[string]uint64{}, learned: map[uint64]uint64{}}
 }
 
 func (x *index) directory(name string) *directory {
@@ -134,35 +142,68 @@ func (x *index) directory(name string) *directory {
 	return d
 }
 
-func recordOf(st *unix.Stat_t) record {
-	size := st.Size
-	if t := st.Mode & unix.S_IFMT; t == unix.S_IFCHR || t == unix.S_IFBLK {
-		size = int64(st.Rdev) //nolint:unconvert,gosec // only compared
-	}
-	return record{
-		ino: st.Ino, dev: uint32(st.Dev), //nolint:gosec // 12 and 20 bits
-		ctime: st.Ctim.Nano(), mtime: st.Mtim.Nano(), size: size,
-		mode: st.Mode, uid: st.Uid, gid: st.Gid, seen: true,
-		linked: st.Nlink > 1 && st.Mode&unix.S_IFMT != unix.S_IFDIR,
+// learn notes the sum of a file: in its record, or until it has one.
+func (x *index) learn(name string, sum uint64) {
+	if x.learned != nil {
+		x.learned[maphash.String(x.seed, name)] = sum
+	} else if r := x.record(name); r != nil {
+		r.sum = sum
 	}
 }
+
+// sumOf is what was learned of a file that had no record.
+func (x *index) sumOf(dir, name string) uint64 {
+	var h maphash.Hash
+	h.SetSeed(x.seed)
+	if dir != "." {
+		_, _ = h.WriteString(dir)
+		_ = h.WriteByte('/')
+	}
+	_, _ = h.WriteString(name)
+	return x.learned[h.Sum64()]
+}
+
+// status is what the index keeps and who walks asks for.
+func (x *index) status(st *unix.Stat_t) status {
+	s := status{mode: st.Mode, dev: uint32(st.Dev), size: st.Size, ctime: st.Ctim.Nano()} //nolint:gosec // 12 and 20 bits
+	kind := st.Mode & unix.S_IFMT
+	s.dir = kind == unix.S_IFDIR
+	s.linked = st.Nlink > 1 && !s.dir
+	if kind == unix.S_IFCHR || kind == unix.S_IFBLK {
+		s.size = int64(st.Rdev) //nolint:unconvert,gosec // only compared
+	}
+	// What a layer records stands first. The mtime and size of a directory do not
+	// count: they change whenever a child comes or goes.
+	var f [48]byte
+	order := binary.LittleEndian
+	order.PutUint32(f[0:], s.mode)
+	order.PutUint32(f[4:], st.Uid)
+	order.PutUint32(f[8:], st.Gid)
+	order.PutUint32(f[12:], s.dev)
+	order.PutUint64(f[16:], uint64(s.size))         //nolint:gosec // only compared
+	order.PutUint64(f[24:], uint64(st.Mtim.Nano())) //nolint:gosec // as well
+	order.PutUint64(f[32:], uint64(s.ctime))        //nolint:gosec // as well
+	order.PutUint64(f[40:], st.Ino)
+	s.stat = max(maphash.Bytes(x.seed, f[:]), 1)
+	order.PutUint32(f[12:], 0)
+	if s.dir {
+		s.meta = maphash.Bytes(x.seed, f[:16])
+	} else {
+		s.meta = maphash.Bytes(x.seed, f[:32])
+	}
+	return s
+}
+
+// seen tells whether the file was looked at.
+func (r *record) seen() bool { return r.stat != 0 }
 
 // sameStat tells whether nothing about the file can have changed: every field
 // is equal, ctime included.
-func (r *record) sameStat(o *record) bool {
-	return r.seen && o.seen && r.ino == o.ino && r.dev == o.dev && r.ctime == o.ctime &&
-		r.mtime == o.mtime && r.size == o.size && r.mode == o.mode && r.uid == o.uid && r.gid == o.gid
-}
+func (r *record) sameStat(o *record) bool { return r.seen() && r.stat == o.stat }
 
 // sameMeta tells whether what a layer records of the file besides content and
-// extended attributes is equal. The mtime and size of a directory do not count:
-// they change whenever a child comes or goes.
-func (r *record) sameMeta(o *record) bool {
-	if r.mode != o.mode || r.uid != o.uid || r.gid != o.gid {
-		return false
-	}
-	return r.mode&unix.S_IFMT == unix.S_IFDIR || (r.size == o.size && r.mtime == o.mtime)
-}
+// extended attributes is equal.
+func (r *record) sameMeta(o *record) bool { return r.meta == o.meta }
 
 // setXattrs records the hash of a file's extended attributes, 0 for none.
 func (x *index) setXattrs(name string, hash uint64) {

@@ -20,12 +20,12 @@ func (x *index) record(name string) *record {
 func (x *index) sharePrints() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	for file, names := range x.links {
+	for stat, names := range x.links {
 		var known uint64
 		var without []*record
 		for _, n := range names {
 			switch r := x.record(n); {
-			case r == nil || !r.seen || r.inode() != file:
+			case r == nil || r.stat != stat:
 			case r.sum != 0:
 				known = r.sum
 			default:

@@ -25,7 +25,7 @@ func (w *Walk) Refresh(names []string) error {
 	for _, name := range names {
 		for n := name; !done[n]; n = rootfs.Parent(n) {
 			done[n] = true
-			if w.skip(n) {
+			if w.leave.skip(n) {
 				continue
 			}
 			isDir, err := w.refresh(n, &fresh)
@@ -38,7 +38,7 @@ func (w *Walk) Refresh(names []string) error {
 		}
 	}
 	for _, a := range fresh {
-		a.dir.add(a.name, a.record)
+		a.dir.add([]byte(a.name), a.record)
 	}
 	w.index.forget(gone)
 	return nil
@@ -58,12 +58,13 @@ func (w *Walk) refresh(name string, fresh *[]addition) (isDir bool, err error) {
 	if err != nil && !absent {
 		return false, err
 	}
-	now := recordOf(&st)
-	now.seen = !absent
-	isDir = !absent && now.mode&unix.S_IFMT == unix.S_IFDIR
+	var now status
+	if !absent {
+		now = w.index.status(&st)
+	}
 	if name == "." {
-		w.index.root = now
-		return isDir, nil
+		w.index.root = now.record
+		return now.dir, nil
 	}
 	var hash uint64
 	if !absent {
@@ -84,10 +85,10 @@ func (w *Walk) refresh(name string, fresh *[]addition) (isDir bool, err error) {
 	base := name[strings.LastIndexByte(name, '/')+1:]
 	if r := d.find(base); r != nil {
 		off, n := r.nameOff, r.nameLen
-		*r = now
+		*r = now.record
 		r.nameOff, r.nameLen = off, n
 	} else if !absent {
-		*fresh = append(*fresh, addition{d, base, now})
+		*fresh = append(*fresh, addition{d, base, now.record})
 	}
-	return isDir, nil
+	return now.dir, nil
 }

@@ -98,7 +98,7 @@ func probeMapping(ctx context.Context, dir string) (told trust, err error) {
 	if err := unix.Fstat(int(f.Fd()), &now); err != nil {
 		return told, fmt.Errorf("probe file system: %w", err)
 	}
-	return trust{honest: now.Ctim.Nano() != was.Ctim.Nano(), files: recordOf(&now).dev}, nil
+	return trust{honest: now.Ctim.Nano() != was.Ctim.Nano(), files: uint32(now.Dev)}, nil
 }
 
 // tick waits until the clock of the file system of dir is past a time.

@@ -96,7 +96,7 @@ func (w *InPlace) Begin(ctx context.Context, g Ground) (Root, error) {
 			return nil, fmt.Errorf("clear the root for the next stage: %w", err)
 		}
 	}
-	r := &inPlaceRoot{w: w, walk: snapshot.NewWalk(w.root, w.keep.skip), has: map[string]bool{}}
+	r := &inPlaceRoot{w: w, walk: snapshot.NewWalk(w.root, w.keep.names()), has: map[string]bool{}}
 	w.current = r
 	opt := layer.ApplyOptions{Skip: r.skip, Pinned: w.keep.pinned, Learn: r.walk.Learn}
 	if err := extract(ctx, w.root, g.Image, true, opt, w.report); err != nil {

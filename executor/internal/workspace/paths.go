@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -32,6 +34,9 @@ func newPaths(names []string) paths {
 	}
 	return p
 }
+
+// names are those that are left alone, with everything below.
+func (p paths) names() []string { return slices.Collect(maps.Keys(p.in)) }
 
 // skip tells whether name is left alone.
 func (p paths) skip(name string) bool {

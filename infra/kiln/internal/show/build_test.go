@@ -3,36 +3,15 @@ package show
 import (
 	"bytes"
 	"encoding/json"
-	"flag"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/kilnhook/kiln/e2e/golden"
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/infra/imagediff"
 	"github.com/kilnhook/kiln/infra/local/api"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s differs (-update writes it); got:\n%s", path, got)
-	}
-}
 
 // built is a build with everything that can be said of one.
 func built(commit, digest string, took time.Duration) api.Build {
@@ -83,7 +62,7 @@ func TestBuild(t *testing.T) {
 	if strings.Contains(out.String(), "\x1b") {
 		t.Error("it controls the terminal")
 	}
-	golden(t, "build.txt", out.String())
+	golden.Equal(t, "build.txt", out.String())
 }
 
 // A difference names what was asked for, configuration, layers and the files that grew
@@ -112,5 +91,5 @@ func TestDiff(t *testing.T) {
 	if err := Diff(&out, Sides{First: "r/shop@a", Second: "r/shop@a"}, imagediff.Diff{}, 0); err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "diff.txt", out.String())
+	golden.Equal(t, "diff.txt", out.String())
 }
