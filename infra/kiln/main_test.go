@@ -24,7 +24,7 @@ import (
 // executor beside it.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"kiln": func() { os.Exit(run()) },
+		"kiln":         func() { os.Exit(run()) },
 		"kubectl-kiln": func() { os.Exit(run()) },
 		"executor": func() {
 			os.Exit(localtest.Executor(context.Background(), localtest.Process{Args: os.Args[1:], Stderr: os.Stderr, Getenv: os.Getenv, Now: time.Now}))

@@ -118,7 +118,7 @@ func (r *reader) round(ctx context.Context) (over bool, err error) {
 	list, err := r.k.cfg.Client.CoreV1().Pods(r.k.cfg.Namespace).List(ctx, metav1.ListOptions{LabelSelector: launch.LabelBuild + "=" + r.t.id})
 	if err != nil {
 		r.k.cfg.Log.Warn("list pods of a build; trying again", "build", r.t.id, "err", err)
-		return false, nil //nolint:nilerr // it is tried again
+		return false, nil
 	}
 	if len(list.Items) == 0 && len(r.pods) == 0 && !r.t.isWanted() {
 		return false, fmt.Errorf("build %s has no pod: %w", r.t.id, fs.ErrNotExist)

@@ -144,7 +144,7 @@ func (s *Server) pass(stream httpstream.Stream) string {
 	if err != nil {
 		return err.Error()
 	}
-	backend, err := net.Dial("tcp", address) //nolint:noctx // ends with the streams
+	backend, err := net.Dial("tcp", address)
 	if err != nil {
 		return "connection refused: " + err.Error()
 	}
