@@ -7,7 +7,6 @@ import (
 	"log"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,7 +14,7 @@ import (
 	ggcr "github.com/google/go-containerregistry/pkg/registry"
 
 	"github.com/kilnhook/kiln/e2e/internal/container"
-	"github.com/kilnhook/kiln/e2e/internal/process"
+	"github.com/kilnhook/kiln/e2e/internal/tools"
 	"github.com/kilnhook/kiln/e2e/need"
 )
 
@@ -64,10 +63,7 @@ func shellRoot(t *testing.T, busybox string) (root, ctx string) {
 	t.Helper()
 	root, ctx = t.TempDir(), t.TempDir()
 	check(t, os.Mkdir(filepath.Join(root, "kaniko"), 0o755))
-	compile := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", filepath.Join(root, "kaniko", "executor"), "../executor")
-	compile.Env = append(os.Environ(), "CGO_ENABLED=0")
-	_, err := process.Run(t.Context(), compile, nil)
-	check(t, err)
+	check(t, tools.Build(t.Context(), filepath.Join(root, "kaniko", "executor"), "./executor"))
 	program, err := os.ReadFile(busybox)
 	check(t, err)
 	check(t, os.WriteFile(filepath.Join(root, "kaniko", "sh"), program, 0o755))

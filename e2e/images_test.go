@@ -23,6 +23,7 @@ import (
 	"github.com/kilnhook/kiln/e2e/internal/container"
 	"github.com/kilnhook/kiln/e2e/internal/lab"
 	"github.com/kilnhook/kiln/e2e/internal/process"
+	"github.com/kilnhook/kiln/e2e/internal/tools"
 	"github.com/kilnhook/kiln/e2e/need"
 	"github.com/kilnhook/kiln/infra/local/example"
 )
@@ -169,10 +170,7 @@ func TestImagesAreReproducible(t *testing.T) {
 	need.Root(t)
 	need.Command(t, "busybox")
 	executor := filepath.Join(t.TempDir(), "executor")
-	compile := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", executor, "../executor")
-	compile.Env = append(os.Environ(), "CGO_ENABLED=0")
-	_, err := process.Run(t.Context(), compile, nil)
-	check(t, err)
+	check(t, tools.Build(t.Context(), executor, "./executor"))
 	var indexes [2]string
 	for i := range indexes {
 		out := t.TempDir()

@@ -46,6 +46,6 @@ func (s *session) check(ctx context.Context) error {
 		return err
 	}
 	defer src.Close()
-	_, _, err = s.plan(ctx, src, s.newImages(client))
+	_, _, err = s.plan(ctx, src, s.newImages(client), nil)
 	return err
 }

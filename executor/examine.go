@@ -213,7 +213,7 @@ func (d *doctor) input(ctx context.Context, client *registry.Client) {
 		}
 		d.say("base image", ref, findingOK, "%s, %s", digest, d.explained(ctx, client, ref))
 	}
-	p, _, err := d.plan(ctx, src, imgs)
+	p, _, err := d.plan(ctx, src, imgs, nil)
 	switch {
 	case err != nil && bases > 0:
 		d.say("Dockerfile", name, findingSkipped, "its images must be there before it can be read to its end")

@@ -16,7 +16,7 @@ import (
 )
 
 func (s *session) newImages(client *registry.Client) *images {
-	return &images{client: client, local: s.baseCache(), note: s.note, found: map[v1.Hash]v1.Image{}, hosts: map[v1.Hash]string{}}
+	return &images{client: client, local: s.baseCache(), note: s.note, seen: s.noteBase, found: map[v1.Hash]v1.Image{}, hosts: map[v1.Hash]string{}}
 }
 
 // baseCache is the directory that the warmer fills; nil if it is not to be
@@ -33,6 +33,7 @@ type images struct {
 	client *registry.Client
 	local  *basecache.Dir // nil: there is none
 	note   func(format string, args ...any)
+	seen   func(ref string, img v1.Image)              // of every image from a registry
 	told   func(ref string, digest v1.Hash, err error) // of every image; nil: nobody wants to know
 
 	mu    sync.Mutex
@@ -120,6 +121,7 @@ func (i *images) fromRegistry(ctx context.Context, ref string, p v1.Platform) (v
 	if err != nil {
 		return nil, err
 	}
+	i.seen(ref, img)
 	if digest, err := img.Digest(); err == nil {
 		i.mu.Lock()
 		defer i.mu.Unlock()

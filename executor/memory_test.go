@@ -37,12 +37,20 @@ func TestMemoryLimit(t *testing.T) {
 	old := debug.SetMemoryLimit(-1)
 	defer debug.SetMemoryLimit(old)
 	root := fstest.MapFS{"proc/self/cgroup": file("0::/\n"), "sys/fs/cgroup/memory.max": file("268435456\n")}
+	percent := debug.SetGCPercent(100)
+	defer debug.SetGCPercent(percent)
 	limitMemory(root, func(string) (string, bool) { return "1GiB", true })
+	if got := debug.SetGCPercent(100); got != 100 {
+		t.Errorf("GOGC is set and became %d", got)
+	}
 	if got := debug.SetMemoryLimit(-1); got != old {
 		t.Errorf("GOMEMLIMIT is set and the limit became %d", got)
 	}
 	limitMemory(root, func(string) (string, bool) { return "", false })
 	if got := debug.SetMemoryLimit(-1); got != 128<<20 {
 		t.Errorf("the limit is %d", got)
+	}
+	if got := debug.SetGCPercent(100); got != gcPercent {
+		t.Errorf("GOGC became %d", got)
 	}
 }

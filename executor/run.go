@@ -42,7 +42,7 @@ func (s *session) build(ctx context.Context) error {
 		return fault(events.ClassPush, err)
 	}
 	defer client.Close()
-	if push != nil {
+	if s.push = push; push != nil {
 		defer push.Close(ctx)
 	}
 	src, err := s.fetch(ctx)
@@ -52,9 +52,9 @@ func (s *session) build(ctx context.Context) error {
 	defer src.Close()
 	s.source = src.Revision
 	images := s.newImages(client)
-	p, ignore, err := s.plan(ctx, src, images)
-	if err := errors.Join(checked(), err); err != nil {
-		return err
+	p, ignore, err := s.plan(ctx, src, images, client)
+	if err != nil {
+		return errors.Join(checked(), err)
 	}
 	if s.c.dryRun {
 		s.answer.WriteString(p.String())
@@ -65,10 +65,14 @@ func (s *session) build(ctx context.Context) error {
 	} else if yes {
 		s.answer.WriteString(p.String())
 	}
-	res, err := s.carryOut(ctx, src, p, ignore, images, client, push)
+	res, err := s.carryOut(ctx, src, p, ignore, images, push, checked)
+	if cerr := checked(); cerr != nil {
+		return cerr // the reason for all else
+	}
 	if err != nil {
 		return err
 	}
+	defer s.keepRoster(ctx)()
 	return s.deliver(ctx, res, push)
 }
 
@@ -107,8 +111,9 @@ func (s *session) fetch(ctx context.Context) (*source.Context, error) {
 	return src, err
 }
 
-// plan reads the Dockerfile and plans the build.
-func (s *session) plan(ctx context.Context, src *source.Context, images *images) (*plan.Plan, *dockerfile.Ignore, error) {
+// plan reads the Dockerfile and plans the build. With a client the layer cache is
+// opened and asked meanwhile.
+func (s *session) plan(ctx context.Context, src *source.Context, images *images, client *registry.Client) (*plan.Plan, *dockerfile.Ignore, error) {
 	name, content, err := s.readDockerfile(ctx, src.Dir)
 	if err != nil {
 		return nil, nil, fault(events.ClassBuild, err)
@@ -136,7 +141,15 @@ func (s *session) plan(ctx context.Context, src *source.Context, images *images)
 			return nil, nil, fault(events.ClassConfig, err)
 		}
 	}
-	opt.Base = func(ref string, p v1.Platform) (plan.Base, error) { return images.base(ctx, ref, p) }
+	if s.c.cache && !s.c.dryRun && client != nil {
+		if err := s.openLayers(ctx, client, content, file); err != nil {
+			return nil, nil, fault(events.ClassConfig, err)
+		}
+	}
+	opt.Base = func(ref string, p v1.Platform) (plan.Base, error) {
+		s.mountsFrom(ctx, ref)
+		return images.base(ctx, ref, p)
+	}
 	var out *plan.Plan
 	err = s.phase("plan", "load Dockerfile and base images", progress.PhaseLoad, func(func(int64, int64)) error {
 		out, err = plan.New(file, opt)
@@ -168,7 +181,7 @@ func basesOf(p *plan.Plan) []events.BaseInfo {
 }
 
 // carryOut builds the plan, pushing layers as they come.
-func (s *session) carryOut(ctx context.Context, src *source.Context, p *plan.Plan, ignore *dockerfile.Ignore, imgs *images, client *registry.Client, push *registry.Push) (build.Result, error) {
+func (s *session) carryOut(ctx context.Context, src *source.Context, p *plan.Plan, ignore *dockerfile.Ignore, imgs *images, push *registry.Push, checked func() error) (build.Result, error) {
 	for _, dir := range []string{"root", "layers"} {
 		if err := os.Mkdir(filepath.Join(s.workDir, dir), 0o755); err != nil {
 			return build.Result{}, fmt.Errorf("prepare work directory: %w", err)
@@ -184,7 +197,7 @@ func (s *session) carryOut(ctx context.Context, src *source.Context, p *plan.Pla
 		return build.Result{}, fault(events.ClassSource, err)
 	}
 	defer named.close()
-	opt, kept, err := s.buildOptions(p, client)
+	opt, kept, err := s.buildOptions(p)
 	if err != nil {
 		return build.Result{}, err
 	}
@@ -196,6 +209,7 @@ func (s *session) carryOut(ctx context.Context, src *source.Context, p *plan.Pla
 	opt.Workspace, opt.Context, opt.Ignore, opt.Contexts, opt.Image = ws, files, ignore, named.files, imgs.byDigest
 	outlines := workspace.NewOutlines(opt.Spool, kept, s.p.now)
 	opt.Outlines = outlines
+	opt.Allowed = checked
 	if push != nil {
 		opt.Upload, opt.Offer, opt.Share = s.uploader(push), push.Offer, imgs.share(ctx, push, opt.Spool)
 	}
@@ -222,7 +236,7 @@ func (s *session) extraction(kept *store.Store) workspace.Report {
 }
 
 // buildOptions are those that flags say, and the store that goes with them.
-func (s *session) buildOptions(p *plan.Plan, client *registry.Client) (opt build.Options, kept *store.Store, err error) {
+func (s *session) buildOptions(p *plan.Plan) (opt build.Options, kept *store.Store, err error) {
 	opt = build.Options{
 		Parallel: parallelStages(s.iso, s.p.memory),
 		Spool:    filepath.Join(s.workDir, "layers"), Fetch: s.fetchURL, Repo: s.fetchRepo,
@@ -233,12 +247,8 @@ func (s *session) buildOptions(p *plan.Plan, client *registry.Client) (opt build
 		return opt, nil, err
 	}
 	known := store.Options{Lasting: s.c.storeDir != "", Size: int64(s.c.storeSize), Now: s.p.now, Log: s.log}
-	if s.c.cache {
-		c, err := s.newCache(client)
-		if err != nil {
-			return opt, nil, fault(events.ClassConfig, err)
-		}
-		opt.Cache, known.Remote = c, c
+	if s.layers != nil {
+		opt.Cache, known.Remote = s.layers, s.layers
 	}
 	kept, err = store.Open(s.storeDir(), known)
 	return opt, kept, err

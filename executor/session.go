@@ -18,6 +18,7 @@ import (
 	"github.com/kilnhook/kiln/executor/internal/build"
 	"github.com/kilnhook/kiln/executor/internal/dockerfile"
 	"github.com/kilnhook/kiln/executor/internal/progress"
+	"github.com/kilnhook/kiln/executor/internal/registry"
 	"github.com/kilnhook/kiln/executor/internal/source"
 	"github.com/kilnhook/kiln/executor/view"
 )
@@ -63,6 +64,8 @@ type session struct {
 	iso     isolation
 	res     events.Result
 	source  source.Revision
+	layers  layerCache     // nil: it is not open
+	push    *registry.Push // nil: nothing is pushed
 	given   build.Mounts
 	answer  bytes.Buffer         // for standard output, once the terminal is free
 	found   []dockerfile.Warning // what is known of the Dockerfile's mistakes

@@ -43,7 +43,7 @@ func (s *session) keychain() (*registry.Keychain, error) { return s.c.registry.K
 
 // access is what this process gives to those who reach registries.
 func (s *session) access() access.Process {
-	return access.Process{Lookup: s.p.lookup, Env: s.p.env, Now: s.p.now, UserAgent: s.userAgent(), Log: s.log, Local: s.baseCache()}
+	return access.Process{Lookup: s.p.lookup, Env: s.p.env, Now: s.p.now, UserAgent: s.userAgent(), Log: s.log, Local: s.baseCache(), Document: s.document}
 }
 
 // preparePush returns nil if nothing is to be pushed. Whether the destinations may
@@ -207,6 +207,10 @@ func (s *session) archiveTags() []string {
 type layerCache interface {
 	build.Cache
 	store.Remote
+	Recall(ctx context.Context, k cache.Key, done func())
+	Document(ctx context.Context, digest v1.Hash) []byte
+	Note(digest v1.Hash, raw []byte)
+	Keep(ctx context.Context) error
 }
 
 // readOnly is a cache that nothing is stored in.
@@ -214,6 +218,7 @@ type readOnly struct{ layerCache }
 
 func (readOnly) Put(context.Context, cache.Key, v1.Layer, cache.Meta) error { return nil }
 func (readOnly) PutIndex(context.Context, v1.Hash, []byte) error            { return nil }
+func (readOnly) Keep(context.Context) error                                 { return nil }
 
 // newCache opens the layer cache.
 func (s *session) newCache(client *registry.Client) (layerCache, error) {

@@ -26,6 +26,7 @@ import (
 	"github.com/kilnhook/kiln/e2e/internal/baseimage"
 	"github.com/kilnhook/kiln/e2e/internal/cache"
 	"github.com/kilnhook/kiln/e2e/internal/process"
+	"github.com/kilnhook/kiln/e2e/internal/tools"
 )
 
 // recipe changes whenever a base image does but neither corpus nor gen.
@@ -122,9 +123,7 @@ func (b bases) write(ctx context.Context, dir string, layers []layerFunc) error 
 		return err
 	}
 	gen := filepath.Join(dir, "gen")
-	compile := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", gen, "./e2e/bench/gen")
-	compile.Dir, compile.Env = b.module, append(os.Environ(), "CGO_ENABLED=0")
-	if _, err := process.Run(ctx, compile, nil); err != nil {
+	if err := tools.Build(ctx, gen, "./e2e/bench/gen"); err != nil {
 		return err
 	}
 	layers = append([]layerFunc{func(t *tree) error {

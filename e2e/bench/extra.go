@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kilnhook/kiln/e2e/internal/process"
+	"github.com/kilnhook/kiln/e2e/internal/tools"
 )
 
 const (
@@ -30,7 +30,7 @@ const (
 // limited builds every workload in both modes with no more memory than the
 // limit, on a disk: what lies on a tmpfs is memory that cannot be taken back.
 // Workloads with caches are built as a whole, without what they have in a cache.
-// Time is not measured here, so both modes build at once.
+// Time is not measured here, so both modes build at once unless a disk cannot keep up.
 func (l *lab) limited(ctx context.Context, list []workload, out map[string]map[string]sample) error {
 	// Directories are made before there are several who want them.
 	if _, err := l.stores.in(ctx, disk); err != nil {
@@ -46,6 +46,9 @@ func (l *lab) limited(ctx context.Context, list []workload, out map[string]map[s
 		var mu sync.Mutex
 		samples := map[string]sample{}
 		g, gctx := errgroup.WithContext(ctx)
+		if w.alone {
+			g.SetLimit(1)
+		}
 		for _, b := range l.builders(w) {
 			if !strings.HasPrefix(b.name, both) {
 				continue
@@ -84,9 +87,7 @@ func (l *lab) start(ctx context.Context) (started, error) {
 		return s, err
 	}
 	gen := filepath.Join(dir, "gen")
-	compile := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", gen, "./e2e/bench/gen")
-	compile.Dir, compile.Env = l.module, append(os.Environ(), "CGO_ENABLED=0")
-	if _, err := process.Run(ctx, compile, nil); err != nil {
+	if err := tools.Build(ctx, gen, "./e2e/bench/gen"); err != nil {
 		return s, err
 	}
 	var times []float64

@@ -18,7 +18,7 @@ import (
 	"github.com/kilnhook/kiln/e2e/internal/baseimage"
 	"github.com/kilnhook/kiln/e2e/internal/buildkit"
 	"github.com/kilnhook/kiln/e2e/internal/cache"
-	"github.com/kilnhook/kiln/e2e/internal/process"
+	"github.com/kilnhook/kiln/e2e/internal/tools"
 )
 
 // lab has all that builds and is built from.
@@ -80,10 +80,7 @@ func findPrograms(ctx context.Context, o options, kept cache.Dir, module, root s
 		}
 		return p, os.WriteFile(p.executor, content, 0o755)
 	}
-	compile := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", p.executor, "./executor")
-	compile.Dir, compile.Env = module, append(os.Environ(), "CGO_ENABLED=0")
-	_, err = process.Run(ctx, compile, nil)
-	return p, err
+	return p, tools.Build(ctx, p.executor, "./executor")
 }
 
 // close stops the registry.
@@ -137,10 +134,9 @@ func seed(w workload, b builder) string {
 	return repository("seed", w.name, strings.ReplaceAll(b.name, " ", "-"))
 }
 
-// fill builds a workload once with everybody, so that the steps are in their caches. Nobody
-// waits for a registry that is far away.
-func (l *lab) fill(ctx context.Context, w workload, builders []builder) error {
-	host := l.depot.host
+// fill builds a workload once with everybody, so that the steps are in their caches. The
+// registry has the name that it is measured under: the Dockerfile is the same.
+func (l *lab) fill(ctx context.Context, w workload, builders []builder, host string) error {
 	dir, err := l.stores.in(ctx, l.storeOf(w))
 	if err != nil {
 		return err

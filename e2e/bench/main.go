@@ -184,6 +184,7 @@ func bench(ctx context.Context, o options, dir string, out, log io.Writer) (err 
 	if slices.ContainsFunc(f.order, func(name string) bool { return o.chosen(limitedRow + "/" + name) }) {
 		p.then = ", then builds under the memory limit"
 	}
+	l.say("%s", p.plan())
 	for _, w := range p.left {
 		if f.Samples[w.name], err = l.compare(ctx, w, p); err != nil {
 			return err

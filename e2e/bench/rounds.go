@@ -52,7 +52,7 @@ func (l *lab) compare(ctx context.Context, w workload, p *pace) (_ map[string][]
 	}
 	builders := l.builders(w)
 	if w.cached {
-		if err := l.fill(ctx, w, builders); err != nil {
+		if err := l.fill(ctx, w, builders, host); err != nil {
 			return nil, err
 		}
 	}
@@ -96,6 +96,16 @@ type pace struct {
 	done           int // rounds of the first of left
 	began          time.Time
 	known, elapsed float64 // seconds of the workloads that are done
+}
+
+// plan says how long everything takes if nothing is known of this machine.
+func (p *pace) plan() string {
+	var all float64
+	for _, w := range p.left {
+		all += w.takes.all(p.rounds)
+	}
+	return fmt.Sprintf("workloads: %d, rounds: %d, on the machine of docs/performance.md about %v%s",
+		len(p.left), p.rounds, time.Duration(all*float64(time.Second)).Round(time.Second), p.then)
 }
 
 // begin says that the next workload is begun.

@@ -12,7 +12,7 @@ func TestBehind(t *testing.T) {
 		return []sample{{CPU: time.Duration(cpu) * time.Second, Wall: time.Duration(wall) * time.Second}}
 	}
 	failed := []sample{{Failure: "no"}}
-	free, named := workload{}, workload{target: []target{against("wall", 1, wall, both, buildKit)}}
+	free, named := workload{}, workload{target: []target{againstBuildKit(1, both)}}
 	for _, c := range []struct {
 		name            string
 		w               workload
@@ -52,6 +52,9 @@ func TestPace(t *testing.T) {
 	now := time.Unix(0, 0)
 	a, b := workload{name: "a", takes: takes{20, 10}}, workload{name: "b", takes: takes{100, 50}}
 	p := &pace{left: []workload{a, b}, rounds: 3, now: func() time.Time { return now }, then: ", and more"}
+	if got := p.plan(); got != "workloads: 2, rounds: 3, on the machine of docs/performance.md about 4m0s, and more" {
+		t.Error(got)
+	}
 	p.begin(a)
 	for i, want := range []string{
 		"about 6m52s left, workloads after this one: 1, and more", // 2×6 s, and 200 s twice as slow
@@ -86,9 +89,14 @@ func TestWanted(t *testing.T) {
 	if len(options{}.wanted(all)) != len(all) {
 		t.Error("without a pattern not all are measured")
 	}
+	var seconds float64
 	for _, w := range all {
+		seconds += w.takes.all(5)
 		if w.takes.first <= 0 || w.takes.further <= 0 || w.takes.further > w.takes.first {
 			t.Errorf("%s takes %v", w.name, w.takes)
 		}
+	}
+	if took := time.Duration(seconds) * time.Second; took > 45*time.Minute {
+		t.Errorf("five rounds of everything take %v", took)
 	}
 }

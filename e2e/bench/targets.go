@@ -102,10 +102,10 @@ func ratio(what string, limit float64, m metric, who string) target {
 	}}
 }
 
-// against is ratio for one peer.
-func against(what string, limit float64, m metric, who, peer string) target {
-	return target{who, fmt.Sprintf("%s ≤ %.1f× %s's", what, limit, peer), limit, peer, func(r results, workload, who string) (float64, string) {
-		v := r.ratio(workload, who, peer, m)
+// againstBuildKit asks for the wall time of the executor by that of BuildKit.
+func againstBuildKit(limit float64, who string) target {
+	return target{who, fmt.Sprintf("wall ≤ %.1f× %s's", limit, buildKit), limit, buildKit, func(r results, workload, who string) (float64, string) {
+		v := r.ratio(workload, who, buildKit, wall)
 		return v, fmt.Sprintf("%.2f×", v)
 	}}
 }

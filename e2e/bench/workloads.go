@@ -47,6 +47,7 @@ type workload struct {
 	store  string        // where it is built; where the flag says if empty
 	runs   int           // how many RUNs there are, if one of them is of interest
 	only   string        // prefix of the names of those who build it; all if empty
+	alone  bool          // two at once are too much for a disk
 	again  bool          // another workload builds the same elsewhere
 	beside string        // another workload, which a target compares it with
 	target []target
@@ -105,7 +106,7 @@ func workloads(s sizes) []workload {
 			dockerfile: "FROM HOST/bases/twig\n" + numbered(treeRuns, "RUN echo %d > /touched%d\n"),
 		},
 		{
-			name: "tree", beside: "twig", takes: takes{140, 140}, title: "six trivial RUNs on 700,000 files, on ext4 in memory", base: "tree", store: ext4, runs: treeRuns,
+			name: "tree", beside: "twig", takes: takes{140, 140}, title: "six trivial RUNs on 700,000 files, on ext4 in memory", base: "tree", store: ext4, runs: treeRuns, alone: true,
 			dockerfile: "FROM HOST/bases/tree\n" + numbered(treeRuns, "RUN echo %d > /touched%d\n"),
 			target:     []target{asOnTwig(s), perFile(s)},
 		},
@@ -134,16 +135,16 @@ func rebuilds(s sizes) []workload {
 			dockerfile: "FROM HOST/bases/go AS build\nENV PATH=/usr/local/go/bin:/usr/bin:/bin CGO_ENABLED=0\nWORKDIR /src\nCOPY go.mod ./\nCOPY cmd cmd\nCOPY internal internal\n" +
 				"RUN go build -trimpath -o /app ./cmd/app && rm -rf /root/.cache\n" +
 				"FROM HOST/bases/small\nCOPY --from=build /app /usr/local/bin/app\nCOPY config.json /etc/app/config.json\n",
-			lean: "GOGC=20 GOFLAGS='-p=1 -gcflags=all=-c=1'", files: goModule, target: []target{against("wall", 1, wall, both, buildKit)},
+			lean: "GOGC=20 GOFLAGS='-p=1 -gcflags=all=-c=1'", files: goModule, target: []target{againstBuildKit(1, both)},
 		},
 		{
 			name: "rebuild-node", takes: takes{30, 5}, title: "an application with 25,000 files of modules, only the file of the last COPY changed, cache in the registry", base: "node", cached: true,
 			dockerfile: fmt.Sprintf("FROM HOST/bases/node\nWORKDIR /app\nCOPY package.json ./\nRUN gen files %d %d node_modules\nCOPY src src\nCMD [\"node\", \"src/index.js\"]\n", s.nodeModules, s.bytes/2),
-			files:      nodeApplication, target: []target{against("wall", 0.2, wall, both, buildKit)},
+			files:      nodeApplication, target: []target{againstBuildKit(0.2, both)},
 		},
 		{
 			name: "stages", takes: takes{36, 18}, title: "four independent stages", base: "small", dockerfile: four.String(),
-			target: []target{against("wall", 1, wall, overlay, buildKit)},
+			target: []target{againstBuildKit(1, overlay)},
 		},
 	}
 }

@@ -58,6 +58,7 @@ func TestCluster(t *testing.T) {
 	t.Run("restricted", func(t *testing.T) { i.restricted(t) })
 	t.Run("no image", func(t *testing.T) { i.noImage(t) })
 	t.Run("one outcome each", func(t *testing.T) { i.oneOutcomeEach(t, 14+4+scenario.Builds()) })
+	t.Run("kiln --kube", func(t *testing.T) { i.kube(t) })
 }
 
 // image is the repository of what is built of an object or repository.

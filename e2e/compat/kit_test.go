@@ -250,7 +250,7 @@ func (k *kit) steps(repo string) int {
 	k.t.Helper()
 	n := 0
 	for _, tag := range k.tags(repo) {
-		if h := k.at(repo + ":" + tag).config().History; len(h) > 0 && !strings.HasPrefix(h[0].CreatedBy, "index of ") {
+		if h := k.at(repo + ":" + tag).config().History; len(h) > 0 && h[0].CreatedBy != "roster" && !strings.HasPrefix(h[0].CreatedBy, "index of ") {
 			n++
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -19,8 +18,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
-	"github.com/kilnhook/kiln/e2e/internal/process"
 	"github.com/kilnhook/kiln/e2e/internal/registryd"
+	"github.com/kilnhook/kiln/e2e/internal/tools"
 	"github.com/kilnhook/kiln/e2e/need"
 	"github.com/kilnhook/kiln/e2e/servers"
 )
@@ -60,10 +59,7 @@ func newLab(t *testing.T) *lab {
 	need.Command(t, "busybox")
 	binaries := t.TempDir()
 	l := &lab{executor: filepath.Join(binaries, "executor"), warmer: filepath.Join(binaries, "warmer"), ca: newAuthority(t), other: newAuthority(t)}
-	compile := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", binaries, "../../executor", "../../executor/warmer")
-	compile.Env = append(os.Environ(), "CGO_ENABLED=0")
-	_, err := process.Run(t.Context(), compile, nil)
-	check(t, err)
+	check(t, tools.Build(t.Context(), binaries+"/", "./executor", "./executor/warmer"))
 	l.registry = start(t, debian, registryd.Options{})
 	l.expired = l.ca.issue(t, yesterday(), "127.0.0.1")
 	l.base = l.registry + "/library/base:1"

@@ -31,7 +31,7 @@ func cacheRows() []row {
 		},
 		{
 			kind: flagKind, name: "--cache-repo", kaniko: "`<destination>/cache`; the forks know `oci:DIR`",
-			does: "the repository, or `oci:DIR`, that keeps a tag for each step",
+			does: "the repository, or `oci:DIR`, that keeps a tag for each step, and one for each Dockerfile with what its last build used",
 			run: func(t *testing.T, k *kit) {
 				k.cached()
 				k.pushed("--cache")

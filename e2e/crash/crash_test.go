@@ -26,6 +26,7 @@ import (
 
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/functions/record"
+	"github.com/kilnhook/kiln/infra/bus"
 	"github.com/kilnhook/kiln/infra/local/registry"
 )
 
@@ -231,7 +232,7 @@ func (l *lab) check(what string, builds ...string) {
 // told is how often the end of each build was told.
 func (l *lab) told(t *testing.T) map[string]int {
 	t.Helper()
-	b, err := openBus(l.dir)
+	b, err := bus.Open(filepath.Join(l.dir, "bus"), bus.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

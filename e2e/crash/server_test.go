@@ -111,17 +111,6 @@ const (
 	kilnYAML = "name: app\non: {git: {repo: github.com/acme/shop}}\npush: {image: %s/app, tags: ['{{ .Ref.Slug }}']}\nbuild: {platforms: [%s]}\n"
 )
 
-// openBus opens the spool of a server. A process that the one that was killed was about to start has
-// its lock for the moment until it is another program.
-func openBus(dir string) (*bus.Bus, error) {
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		b, err := bus.Open(filepath.Join(dir, "bus"), bus.Options{})
-		if !errors.Is(err, bus.ErrInUse) || time.Now().After(deadline) {
-			return b, err
-		}
-	}
-}
-
 // serve runs a dispatcher with everything real, and prints its address, until
 // standard input ends.
 func serve(dir string, f *fault) (err error) {
@@ -131,7 +120,7 @@ func serve(dir string, f *fault) (err error) {
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 	l := &ledgertest.Faulty{Store: store, Fault: func(step string) error { f.step(step); return nil }}
-	b, err := openBus(dir)
+	b, err := bus.Open(filepath.Join(dir, "bus"), bus.Options{})
 	if err != nil {
 		return err
 	}

@@ -92,19 +92,7 @@ func Start(t testing.TB) *Server {
 	etc := t.TempDir()
 	mine := WriteKey(t, filepath.Join(s.Dir, "id_ed25519"), s.Key, "")
 	host := WriteKey(t, filepath.Join(etc, "host_key"), NewKey(t), "")
-	config := fmt.Sprintf(`Port %s
-ListenAddress 127.0.0.1
-HostKey %s/host_key
-AuthorizedKeysFile %s/authorized_keys
-PidFile none
-StrictModes no
-UsePAM no
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-PermitRootLogin prohibit-password
-SetEnv GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0=* PATH=%s:%s:/usr/bin:/bin
-`, port, etc, etc, s.Bin, filepath.Dir(git))
-	for name, content := range map[string]string{"sshd_config": config, "authorized_keys": string(ssh.MarshalAuthorizedKey(mine.PublicKey()))} {
+	for name, content := range map[string]string{"sshd_config": s.config(port, etc, git), "authorized_keys": string(ssh.MarshalAuthorizedKey(mine.PublicKey()))} {
 		if err := os.WriteFile(filepath.Join(etc, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -132,6 +120,22 @@ SetEnv GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0=* P
 	}
 	t.Fatal("sshd does not listen")
 	return nil
+}
+
+// config is the configuration of a server with its keys in etc.
+func (s *Server) config(port, etc, git string) string {
+	return fmt.Sprintf(`Port %s
+ListenAddress 127.0.0.1
+HostKey %s/host_key
+AuthorizedKeysFile %s/authorized_keys
+PidFile none
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin prohibit-password
+SetEnv GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0=* PATH=%s:%s:/usr/bin:/bin
+`, port, etc, etc, s.Bin, filepath.Dir(git))
 }
 
 // know writes known_hosts.

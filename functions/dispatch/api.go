@@ -30,6 +30,7 @@ const maxAPIBody = 64 << 10
 //	                                   ?outcome=, ?trigger=, ?tenant=, ?image=, ?name= (a ref or an object) and
 //	                                   ?revision= are the ones given
 //	GET    /v1/builds/{id}             one build; the beginning of its id is enough
+//	GET    /v1/builds/{id}/log         its log: see Config.ServeLog
 //	POST   /v1/builds/{id}/rebuild     builds once more; the header Idempotency-Key makes repetitions one
 //	POST   /v1/builds/{id}/cancel      cancels: {"reason"}
 //	GET    /v1/deadletters             lists what could not be understood: ?after= ?limit=
@@ -51,18 +52,48 @@ func (d *Dispatcher) API() http.Handler {
 	} {
 		mux.Handle(pattern, d.endpoint(h))
 	}
+	mux.HandleFunc(LogPattern, d.apiLog)
 	return mux
+}
+
+// LogPattern is where API serves logs. Such a request lasts as long as its build.
+const LogPattern = "GET /v1/builds/{id}/log"
+
+// admitted answers a request that is not let in.
+func (d *Dispatcher) admitted(w http.ResponseWriter, r *http.Request) bool {
+	err := d.admit(r.Context(), r.Header)
+	switch {
+	case err == nil:
+		return true
+	case errors.Is(err, source.ErrUnauthorised):
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		reply(w, http.StatusUnauthorized, answer{Error: err.Error()})
+	default:
+		d.answerFailed(w, r.URL.Path, err)
+	}
+	return false
+}
+
+// apiLog passes a request for a log on to who keeps it.
+func (d *Dispatcher) apiLog(w http.ResponseWriter, r *http.Request) {
+	if !d.admitted(w, r) {
+		return
+	}
+	b, err := d.Describe(r.Context(), r.PathValue("id"))
+	if err == nil && d.cfg.ServeLog == nil {
+		err = fmt.Errorf("no logs are kept here: %w", fs.ErrNotExist)
+	}
+	if err != nil {
+		d.answerAPIError(w, r.URL.Path, err)
+		return
+	}
+	d.cfg.ServeLog(w, r, b.ID)
 }
 
 // endpoint checks the token and reads the body of a request, and answers it.
 func (d *Dispatcher) endpoint(do func(*http.Request, []byte) (any, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if err := d.admit(r.Context(), r.Header); errors.Is(err, source.ErrUnauthorised) {
-			w.Header().Set("WWW-Authenticate", "Bearer")
-			reply(w, http.StatusUnauthorized, answer{Error: err.Error()})
-			return
-		} else if err != nil {
-			d.answerFailed(w, r.URL.Path, err)
+		if !d.admitted(w, r) {
 			return
 		}
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxAPIBody))

@@ -208,3 +208,35 @@ func TestTrustedReadsEveryForge(t *testing.T) {
 		t.Error("a door that is none")
 	}
 }
+
+// TestAPILog proves that a log is for those with a token, by any beginning of its
+// build's id, and that its lack is told from the lack of a build.
+func TestAPILog(t *testing.T) {
+	w := newWorld(openDir(t, t.TempDir()))
+	d := w.dispatcher(t, func(c *Config) {
+		c.Tokens = []string{"t0ken"}
+		c.ServeLog = func(w http.ResponseWriter, r *http.Request, id string) {
+			fmt.Fprintf(w, "log of %s, %s", id, r.URL.RawQuery)
+		}
+	})
+	h := d.Handler()
+	_, text := call(t, h, "POST", "/v1/builds", `{"bucket":"gs://b","object":"k","generation":"7"}`, "Authorization", "Bearer t0ken")
+	id := builds(t, text)[0].BuildID
+	without := w.dispatcher(t).Handler()
+	for _, tc := range []struct {
+		h                 http.Handler
+		path, token, want string
+		status            int
+	}{
+		{h, id[:8] + "/log?follow=1", "t0ken", "log of " + id + ", follow=1", 200},
+		{h, id + "/log", "", "signature or token is missing", 401},
+		{h, strings.Repeat("0", 26) + "/log", "t0ken", "no build 000", 404},
+		{h, "zz/log", "t0ken", "not a build id", 400},
+		{without, id + "/log", "", "no logs are kept here", 404},
+	} {
+		status, text := call(t, tc.h, "GET", "/v1/builds/"+tc.path, "", "Authorization", "Bearer "+tc.token)
+		if status != tc.status || !strings.Contains(text, tc.want) {
+			t.Errorf("%s: %d %s, want %d %q", tc.path, status, text, tc.status, tc.want)
+		}
+	}
+}

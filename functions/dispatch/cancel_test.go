@@ -389,3 +389,22 @@ func TestSweepGoesOn(t *testing.T) {
 		t.Errorf("%d builds were launched again, want 2", len(w.running))
 	}
 }
+
+// A build that is cancelled after it was seen to have no outcome and before it is launched does not
+// run: who cancelled it had nothing to stop.
+func TestCancelBeforeLaunch(t *testing.T) {
+	w := newWorld(new(ledger.Mem))
+	d := w.dispatcher(t)
+	cancelled := ""
+	w.Fault = func(step string) error {
+		if step != "before launch" || cancelled != "" {
+			return nil
+		}
+		cancelled = record.IndexBuildID(w.keys(t, record.IndexPrefix)[0])
+		return d.Cancel(t.Context(), cancelled, "nobody wants it")
+	}
+	handle(t, d, ref(none, "a", 1))
+	if len(w.launches) != 1 || len(w.running) != 0 || !slices.Contains(w.cancelled, cancelled) {
+		t.Errorf("launched %v, running %v, stopped %v, want that %s is stopped", w.launches, w.running, w.cancelled, cancelled)
+	}
+}

@@ -140,6 +140,10 @@ type Config struct {
 	// before it is finished, and the event that told its end. Nil if nobody knows.
 	Describe func(ctx context.Context, b *Build) error
 
+	// ServeLog answers a request for the log of a build that exists, for the API. Nil
+	// if no logs are kept.
+	ServeLog func(w http.ResponseWriter, r *http.Request, buildID string)
+
 	// MaxAttempts is how often a build is launched before it is given up when
 	// its executor is lost again and again; 0 is 3. It needs a Prober.
 	MaxAttempts int

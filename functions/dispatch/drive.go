@@ -237,7 +237,25 @@ func (d *Dispatcher) drive(ctx context.Context, open record.Open) error {
 	if err != nil {
 		return err
 	}
+	if err := d.haltCancelled(ctx, req.BuildID); err != nil {
+		return err
+	}
 	return d.supersede(ctx, req)
+}
+
+// haltCancelled stops a build that was cancelled just before it was launched: whoever
+// cancelled it found nothing to stop.
+func (d *Dispatcher) haltCancelled(ctx context.Context, buildID string) error {
+	switch res, err := d.result(ctx, buildID); {
+	case errors.Is(err, fs.ErrNotExist), err == nil && res.Outcome != events.OutcomeCancelled:
+		return nil
+	case err != nil:
+		return err
+	}
+	if err := d.halt(ctx, buildID); err != nil {
+		return fmt.Errorf("stop build %s, which was cancelled: %w", buildID, err)
+	}
+	return nil
 }
 
 // close takes a build that has an outcome out of the open ones. Of two that

@@ -62,30 +62,11 @@ func (d *Dispatcher) Describe(ctx context.Context, abbreviated string) (Build, e
 }
 
 func (d *Dispatcher) findBuild(ctx context.Context, abbreviated string) (string, error) {
-	id := strings.ToLower(strings.TrimSpace(abbreviated))
-	if events.IsBuildID(id) {
-		return id, nil
+	id, err := record.Find(ctx, d.cfg.Ledger, abbreviated)
+	if wrong, ok := errors.AsType[*record.AbbreviationError](err); ok {
+		return "", source.Malformed("request", "%w", wrong)
 	}
-	if id == "" || strings.Trim(id, "0123456789abcdefghijklmnopqrstuv") != "" {
-		return "", source.Malformed("request", "%q is not a build id, nor the beginning of one", abbreviated)
-	}
-	keys, err := d.cfg.Ledger.List(ctx, record.BuildsPrefix+id, "", 20)
-	if err != nil {
-		return "", fmt.Errorf("find build %s: %w", id, err)
-	}
-	var found []string
-	for _, key := range keys {
-		if whole, _, ok := strings.Cut(strings.TrimPrefix(key, record.BuildsPrefix), "/"); ok && !slices.Contains(found, whole) {
-			found = append(found, whole)
-		}
-	}
-	switch len(found) {
-	case 0:
-		return "", fmt.Errorf("no build begins with %s: %w", id, fs.ErrNotExist)
-	case 1:
-		return found[0], nil
-	}
-	return "", source.Malformed("request", "several builds begin with %s: %s", id, strings.Join(found, ", "))
+	return id, err
 }
 
 // describe reads what the ledger says of a build, and asks who runs it.

@@ -22,21 +22,16 @@ func (s *service) openConsole(context.Context) (err error) {
 		Ledger: s.ledger, Actions: actions{s.dispatcher}, Image: registry.Client{Plain: s.cfg.insecureRegistries}.Image,
 		Tokens: s.cfg.secrets.Tokens, Now: s.cfg.now, Log: s.cfg.log,
 	}
-	if s.cfg.cluster.launcher != launchProcess {
+	if s.logs != nil {
+		cfg.Logs = s.logs
+	} else {
 		cfg.LogsElsewhere = func(id string) string {
 			return fmt.Sprintf("Its log is its pod's: kubectl logs --tail=-1 -l %s=%s", jobs.LabelBuild, id)
 		}
 	}
-	if s.local != nil {
-		cfg.Logs, cfg.State = s.local, s.state
-	}
+	cfg.State = s.state
 	s.console, err = console.New(cfg)
 	return err
-}
-
-func (s *service) state(_ context.Context, id string) (console.State, bool) {
-	st, ok := s.local.Status(id)
-	return console.State{Name: string(st.State), Position: st.Position, Attempt: st.Attempt}, ok
 }
 
 // actions are what people do to builds.

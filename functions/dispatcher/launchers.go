@@ -21,6 +21,7 @@ import (
 	"github.com/kilnhook/kiln/infra/oidc"
 	"github.com/kilnhook/kiln/knative/jobsink"
 	jobs "github.com/kilnhook/kiln/knative/launch"
+	"github.com/kilnhook/kiln/knative/podlog"
 )
 
 // The ways executors run, as --launcher names them.
@@ -40,6 +41,8 @@ type clusterFlags struct {
 	noElection                bool
 	audience                  string
 	subjects                  list
+	followLogs                int
+	maxLog                    int64 // MiB
 }
 
 // define adds the flags to a set.
@@ -55,6 +58,8 @@ func (f *clusterFlags) define(fs *flag.FlagSet, p process) {
 	fs.BoolVar(&f.noElection, "no-leader-election", false, "follow Jobs and sweep without asking if another dispatcher does")
 	fs.StringVar(&f.audience, "cluster-audience", p.getenv("KILN_CLUSTER_AUDIENCE"), "let in who posts with a token of a service account of the cluster for this audience, such as a Broker of Knative (KILN_CLUSTER_AUDIENCE)")
 	fs.Var(&f.subjects, "cluster-subject", "service account whose tokens count, system:serviceaccount:NAMESPACE:NAME; may be given several times (KILN_CLUSTER_SUBJECT, words)")
+	fs.IntVar(&f.followLogs, "follow-logs", 256, "logs of pods that are followed at once, where Jobs are made; the others are read when their executor has ended")
+	fs.Int64Var(&f.maxLog, "max-log", 16, "MiB that are kept of the log of one executor, where Jobs are made, at most 16; what it prints beyond is left out")
 	fs.StringVar(&f.jobSink, "jobsink", p.getenv("KILN_JOBSINK"), "URL of the JobSink (KILN_JOBSINK)")
 	fs.StringVar(&f.jobSinkTokenFile, "jobsink-token-file", p.getenv("KILN_JOBSINK_TOKEN_FILE"), "file with the bearer token that is shown to the JobSink, read anew for every build (KILN_JOBSINK_TOKEN_FILE)")
 	fs.StringVar(&f.resultURL, "result-url", p.getenv("KILN_RESULT_URL"), "URL of this dispatcher as executors of a JobSink see it (KILN_RESULT_URL)")
@@ -68,6 +73,10 @@ type cluster struct {
 	namespace string
 	qps       float64
 	election  bool
+
+	followLogs int
+	maxLog     int64 // bytes
+
 	jobSink   string
 	resultURL string
 	resultKey []byte
@@ -139,6 +148,13 @@ func (f clusterFlags) applyKubernetes(c *cluster) error {
 	if f.qps <= 0 {
 		return errors.New("--kube-api-qps must be positive")
 	}
+	if f.followLogs <= 0 {
+		return errors.New("--follow-logs must be positive")
+	}
+	if f.maxLog <= 0 || f.maxLog > 16 {
+		return fmt.Errorf("--max-log is %d, and may be 1 to 16: a log is one value of the ledger", f.maxLog)
+	}
+	c.followLogs, c.maxLog = f.followLogs, f.maxLog<<20
 	return nil
 }
 
@@ -162,17 +178,17 @@ func (f clusterFlags) applyJobSink(p process, c *cluster) error {
 }
 
 // openLauncher opens what runs executors.
-func (s *service) openLauncher(finisher *finish.Finisher) error {
+func (s *service) openLauncher(ctx context.Context, finisher *finish.Finisher) error {
 	switch s.cfg.cluster.launcher {
 	case launchKubernetes:
-		return s.openJobs(finisher)
+		return s.openJobs(ctx, finisher)
 	case launchJobSink:
 		gateway := finish.Gateway{Finisher: finisher, Key: s.cfg.cluster.resultKey}
 		l, err := jobsink.New(jobsink.Config{
 			URL: s.cfg.cluster.jobSink, ResultURL: s.cfg.cluster.resultURL, Token: gateway.Token, Ledger: s.ledger,
 			Timeout: s.cfg.timeout, TokenFile: s.cfg.cluster.tokenFile, Now: s.cfg.now, Log: s.cfg.log,
 		})
-		s.launcher, s.results = l, gateway
+		s.launcher, s.results, s.load = l, gateway, func() (queued, running int) { return 0, 0 } // it sees no Jobs
 		s.follow = func(ctx context.Context) error { <-ctx.Done(); return nil }
 		return err
 	}
@@ -185,7 +201,7 @@ func (s *service) openLauncher(finisher *finish.Finisher) error {
 	if err != nil {
 		return err
 	}
-	s.launcher, s.local, s.follow = serving.Launcher{L: l}, l, l.Run
+	s.launcher, s.local, s.follow, s.load, s.logs = serving.Launcher{L: l}, l, l.Run, l.Load, l
 	return nil
 }
 
@@ -200,7 +216,7 @@ func (c config) access() (*rest.Config, error) {
 }
 
 // openJobs opens the launcher of Jobs, on the cluster that the environment says.
-func (s *service) openJobs(finisher *finish.Finisher) error {
+func (s *service) openJobs(ctx context.Context, finisher *finish.Finisher) error {
 	access, err := s.cfg.access()
 	if err != nil {
 		return err
@@ -217,14 +233,22 @@ func (s *service) openJobs(finisher *finish.Finisher) error {
 	if options.Template.Timeout == 0 {
 		options.Template.Timeout = s.cfg.timeout
 	}
+	keeper, err := podlog.New(ctx, podlog.Config{
+		Client: client, Namespace: s.cfg.cluster.namespace, Ledger: s.ledger, Dir: filepath.Join(s.cfg.data, "logs"),
+		Follow: s.cfg.cluster.followLogs, MaxLog: s.cfg.cluster.maxLog, Now: s.cfg.now, Log: s.cfg.log,
+	})
+	if err != nil {
+		return err
+	}
+	s.closers = append(s.closers, keeper)
 	l, err := jobs.New(jobs.Config{
-		Client: client, Namespace: s.cfg.cluster.namespace, Template: options.Template, PendingTimeout: options.PendingTimeout,
+		Logs: keeper, Client: client, Namespace: s.cfg.cluster.namespace, Template: options.Template, PendingTimeout: options.PendingTimeout,
 		Finish: finisher.Finish, Started: s.started, Now: s.cfg.now, Log: s.cfg.log,
 	})
 	if err != nil {
 		return err
 	}
-	s.launcher, s.follow = l, l.Run
+	s.launcher, s.follow, s.load, s.logs, s.glance = l, l.Run, l.Load, keeper, l.Glance
 	if s.cfg.cluster.election {
 		s.elect = election{client: client, namespace: s.cfg.cluster.namespace, log: s.cfg.log}.lead
 	}

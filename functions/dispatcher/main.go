@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -34,7 +35,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
-	if err := run(ctx, process{args: os.Args[1:], env: os.Environ(), stderr: os.Stderr, now: time.Now}); err != nil {
+	if err := run(ctx, process{args: os.Args[1:], env: os.Environ(), stderr: os.Stderr, now: time.Now, memory: debug.SetMemoryLimit(-1)}); err != nil {
 		if !errors.Is(err, flag.ErrHelp) {
 			fmt.Fprintln(os.Stderr, "dispatcher:", err)
 		}
@@ -48,6 +49,7 @@ type process struct {
 	env    []string
 	stderr io.Writer
 	now    func() time.Time
+	memory int64                // bytes that it should stay below; math.MaxInt64 if there is no limit
 	ready  func(address string) // called once it listens; nil in production
 }
 
@@ -92,6 +94,7 @@ type config struct {
 	parallel                      int
 	maxQueued, maxTenantQueued    int
 	timeout, sweep                time.Duration
+	inFlight                      int
 	now                           func() time.Time
 	log                           *slog.Logger
 }
@@ -111,6 +114,7 @@ processes or on a cluster, and tells a sink what became of them.
                          Pub/Sub push
   POST /v1/builds        asks for a build: {"repo", "ref"} or {"bucket", "object", "generation"}
   GET  /v1/builds, /v1/builds/ID   what was built, newest first
+  GET  /v1/builds/ID/log   what its executor said: ?follow=1, ?format=text
   POST /v1/builds/ID/rebuild, /v1/builds/ID/cancel
   GET  /v1/deadletters   what could not be understood
   GET  /events           what happens, as server-sent events, where there is a spool
@@ -206,6 +210,7 @@ func configure(p process) (config, error) {
 	fs.Var(&f.executorFlags, "executor-flag", "further flag for the executor; may be given several times")
 	fs.Var(&f.insecure, "insecure-registry", "host of a registry without TLS, besides those of this machine; may be given several times")
 	fs.IntVar(&cfg.parallel, "max-parallel", 2, "builds at a time")
+	fs.IntVar(&cfg.inFlight, "max-in-flight", 0, "requests with changes that are held at once, while the ledger or the API server is slow; beyond them senders are told to come again (default: what fits into GOMEMLIMIT, at most 1000)")
 	fs.IntVar(&cfg.maxQueued, "max-queued", fair.DefaultMax, "builds that wait; beyond them senders are told to come again")
 	fs.IntVar(&cfg.maxTenantQueued, "max-queued-per-tenant", fair.DefaultTenantMax, "builds of one tenant that wait")
 	fs.DurationVar(&cfg.timeout, "timeout", time.Hour, "of a build whose trigger has none")
@@ -238,6 +243,12 @@ func (f flags) apply(p process, cfg *config) error {
 	}
 	if cfg.sweep <= 0 || cfg.timeout <= 0 || cfg.parallel <= 0 || cfg.maxQueued <= 0 || cfg.maxTenantQueued <= 0 {
 		return errors.New("--sweep, --timeout, --max-parallel, --max-queued and --max-queued-per-tenant must be positive")
+	}
+	if cfg.inFlight < 0 {
+		return errors.New("--max-in-flight must be positive, or 0 for what fits")
+	}
+	if cfg.inFlight == 0 {
+		cfg.inFlight = inFlightFor(p.memory)
 	}
 	if err := f.cluster.apply(p, cfg); err != nil {
 		return err
@@ -273,6 +284,20 @@ func (f flags) apply(p process, cfg *config) error {
 		return err
 	}
 	return nil
+}
+
+const (
+	// memoryIdle is what a dispatcher needs that has nothing to do, and memoryEach what
+	// a change needs that waits, both measured.
+	memoryIdle = 96 << 20
+	memoryEach = 320 << 10
+	// mostInFlight and leastInFlight bound what follows from that.
+	mostInFlight, leastInFlight = 1000, 50
+)
+
+// inFlightFor is how many changes fit into so many bytes of memory.
+func inFlightFor(memory int64) int {
+	return int(min(max((memory-memoryIdle)/memoryEach, leastInFlight), mostInFlight))
 }
 
 // applySink makes a subscriber of the sink.

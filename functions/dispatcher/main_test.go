@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -43,6 +44,7 @@ func fakeExecutor(t *testing.T, digest string) (program, argsFile string) {
 	script := fmt.Sprintf(`#!/bin/sh
 printf '%%s\n' "$@" > %q
 env > %q
+echo 'what the executor says' >&2
 while [ $# -gt 0 ]; do [ "$1" = --result-file ] && result=$2; shift; done
 printf '{"outcome":"success","digest":"%s"}' > "$result.new" && mv "$result.new" "$result"
 `, argsFile, argsFile+".env", digest)
@@ -213,6 +215,9 @@ func TestPushToEvent(t *testing.T) {
 		t.Errorf("tag main: %v, %v", head, err)
 	}
 	checkExecutor(t, argsFile, host)
+	if log := get(t, url+"/v1/builds/"+buildID(t, first)+"/log?follow=1"); !strings.Contains(log, `"kind":"note","text":"what the executor says"}`) {
+		t.Errorf("the log of the build: %q", log)
+	}
 	for path, want := range map[string]string{"/?outcome=success": "github.com/acme/shop", "/builds/" + buildID(t, first): "docker pull " + host + "/app@" + digest} {
 		body := get(t, url+path)
 		for end := time.Now().Add(10 * time.Second); !strings.Contains(body, want) && time.Now().Before(end); body = get(t, url+path) {
@@ -398,6 +403,9 @@ func TestConfigErrors(t *testing.T) {
 		"ledger":              {nil, []string{"--ledger", "http://h/x"}, "gs://BUCKET/PREFIX"},
 		"ledger's prefix":     {[]string{"STORAGE_EMULATOR_HOST=127.0.0.1:1"}, []string{"--ledger", "gs://b/a b"}, "prefix of the ledger"},
 		"ledger's query":      {nil, []string{"--ledger", "s3://b?x=y"}, "gs://BUCKET/PREFIX"},
+		"in flight":           {nil, []string{"--max-in-flight", "-1"}, "--max-in-flight must be positive"},
+		"follow logs":         {nil, []string{"--launcher", "kubernetes", "--jobs", write(t, "image: x\n"), "--namespace", "n", "--follow-logs", "0"}, "--follow-logs must be positive"},
+		"max log":             {nil, []string{"--launcher", "kubernetes", "--jobs", write(t, "image: x\n"), "--namespace", "n", "--max-log", "17"}, "--max-log is 17, and may be 1 to 16"},
 		"sink secret":         {[]string{"K_SINK=http://127.0.0.1:1/", "KILN_SINK_SECRET=short"}, nil, "use 16 or more"},
 	} {
 		args := append([]string{"--listen", "127.0.0.1:0", "--data", t.TempDir(), "--triggers", good, "--executor", executor}, tc.args...)
@@ -406,6 +414,22 @@ func TestConfigErrors(t *testing.T) {
 		cancel()
 		if err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: error %v, want one with %q", name, err, tc.want)
+		}
+	}
+}
+
+// TestInFlight proves that a dispatcher takes as many changes as fit into the memory
+// that it is given, where the command line does not say.
+func TestInFlight(t *testing.T) {
+	for memory, want := range map[int64]int{math.MaxInt64: 1000, 440 << 20: 1000, 220 << 20: 396, 100 << 20: 50, 0: 50} {
+		if got := inFlightFor(memory); got != want {
+			t.Errorf("%d MiB: %d, want %d", memory>>20, got, want)
+		}
+	}
+	for args, want := range map[string]int{"": 396, "--max-in-flight=7": 7} {
+		p := process{args: strings.Fields(args + " --executor=" + os.Args[0] + " --triggers=" + write(t, "triggers: []\n")), memory: 220 << 20, stderr: io.Discard, now: time.Now}
+		if cfg, err := configure(p); cfg.inFlight != want || err != nil {
+			t.Errorf("%s: %d, %v", args, cfg.inFlight, err)
 		}
 	}
 }

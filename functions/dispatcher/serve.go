@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -18,10 +19,12 @@ import (
 	"github.com/kilnhook/kiln/events/source"
 	"github.com/kilnhook/kiln/functions/dispatch"
 	"github.com/kilnhook/kiln/functions/finish"
+	"github.com/kilnhook/kiln/functions/record"
 	"github.com/kilnhook/kiln/infra/bus"
 	buspubsub "github.com/kilnhook/kiln/infra/bus/pubsub"
 	"github.com/kilnhook/kiln/infra/console"
 	"github.com/kilnhook/kiln/infra/gitremote"
+	"github.com/kilnhook/kiln/infra/local/buildlog"
 	"github.com/kilnhook/kiln/infra/local/launch"
 	"github.com/kilnhook/kiln/infra/local/registry"
 	"github.com/kilnhook/kiln/infra/local/serving"
@@ -42,13 +45,16 @@ type service struct {
 	console    *console.Console     // nil: there is no page
 	topic      *buspubsub.Publisher // nil unless they go to Pub/Sub
 	launcher   dispatch.Launcher
-	local      *launch.Launcher                                         // the launcher of child processes; nil on a cluster
-	follow     func(ctx context.Context) error                          // follows builds to their end
-	elect      func(context.Context, func(context.Context) error) error // nil: this process alone follows and sweeps
-	results    http.Handler                                             // where executors put results; nil: nowhere
+	local      *launch.Launcher                                             // the launcher of child processes; nil on a cluster
+	load       observe.Load                                                 // how many builds wait and run, as far as this process knows
+	glance     func(ctx context.Context, id string) (dispatch.State, error) // where a build stands, for people; nil: nobody knows
+	logs       buildlog.Logs                                                // what executors say; nil: kept elsewhere
+	follow     func(ctx context.Context) error                              // follows builds to their end
+	elect      func(context.Context, func(context.Context) error) error     // nil: this process alone follows and sweeps
+	results    http.Handler                                                 // where executors put results; nil: nowhere
 	dispatcher *dispatch.Dispatcher
 	pulls      []puller
-	closers    []io.Closer // of pulls
+	closers    []io.Closer // of pulls and logs
 
 	repositories *gitremote.Client
 }
@@ -99,19 +105,15 @@ func (s *service) openBuilds(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.openLauncher(finisher); err != nil {
+	if err := s.openLauncher(ctx, finisher); err != nil {
 		return err
 	}
 	identity, err := s.cfg.identity(ctx)
 	if err != nil {
 		return err
 	}
-	load := func() (queued, running int) { return 0, 0 } // the cluster's own metrics tell of Jobs
-	if s.local != nil {
-		load = s.local.Load
-	}
-	s.metrics = observe.NewMetrics("dispatcher", load)
-	if s.traces, err = serving.OpenTraces(ctx, s.bus, s.ledger, s.local, s.cfg.traces, s.cfg.log); err != nil {
+	s.metrics = observe.NewMetrics("dispatcher", s.load)
+	if s.traces, err = serving.OpenTraces(ctx, s.bus, s.ledger, s.logs, s.cfg.traces, s.cfg.log); err != nil {
 		return err
 	}
 	if s.reports, err = serving.OpenReports(s.bus, s.ledger, s.cfg.reports, s.cfg.triggers, s.cfg.now, s.cfg.log); err != nil {
@@ -123,9 +125,76 @@ func (s *service) openBuilds(ctx context.Context) error {
 		Install: s.cfg.install, ResolveRef: s.resolveRef, Repositories: s.repositories, Finisher: finisher,
 		GitHubSecrets: s.cfg.secrets.GitHub, GitLabSecrets: s.cfg.secrets.GitLab,
 		GiteaSecrets: s.cfg.secrets.Gitea, Bitbucket: s.cfg.secrets.Bitbucket, Tokens: s.cfg.secrets.Tokens, Identity: identity,
-		Now: s.cfg.now, Log: s.cfg.log,
+		Describe: s.describe, ServeLog: s.serveLog(), MaxInFlight: s.cfg.inFlight, Now: s.cfg.now, Log: s.cfg.log,
 	})
 	return err
+}
+
+// describe says of a build that has not ended where it stands.
+func (s *service) describe(ctx context.Context, b *dispatch.Build) error {
+	if b.State != dispatch.BuildPending {
+		return nil
+	}
+	if st, ok := s.state(ctx, b.ID); ok {
+		b.State, b.Position = st.Name, st.Position
+		b.Request.Attempt = max(b.Request.Attempt, st.Attempt)
+	}
+	return nil
+}
+
+// state is where a build stands that has not ended: one for several platforms runs if
+// one of them does.
+func (s *service) state(ctx context.Context, id string) (console.State, bool) {
+	switch {
+	case s.local != nil:
+		st, ok := s.local.Status(id)
+		return console.State{Name: string(st.State), Position: st.Position, Attempt: st.Attempt}, ok
+	case s.glance == nil:
+		return console.State{}, false
+	}
+	ids := []string{id}
+	var req events.Request
+	if _, err := record.Load(ctx, s.ledger, record.RequestKey(id), &req); err == nil && len(req.Platforms) > 0 {
+		ids = nil
+		for _, part := range req.Parts() {
+			ids = append(ids, part.BuildID)
+		}
+	}
+	found := console.State{}
+	for _, id := range ids {
+		switch st, err := s.glance(ctx, id); {
+		case err != nil:
+			s.cfg.log.Warn("look where a build stands", "build", id, "err", err)
+		case st == dispatch.StateRunning:
+			return console.State{Name: string(launch.Running)}, true
+		case st == dispatch.StatePending:
+			found.Name = string(launch.Queued)
+		}
+	}
+	return found, found.Name != ""
+}
+
+// serveLog serves logs, if they are kept.
+func (s *service) serveLog() func(http.ResponseWriter, *http.Request, string) {
+	if s.logs == nil {
+		return nil
+	}
+	return buildlog.Server{Logs: s.logs, Over: s.over, Pause: time.Second, Log: s.cfg.log}.Serve
+}
+
+// over says whether a build has its outcome and, of this machine's, no executor.
+func (s *service) over(ctx context.Context, id string, _ bool) (bool, error) {
+	if s.local != nil {
+		if _, live := s.local.Status(id); live {
+			return false, nil
+		}
+	}
+	var claim record.Claim
+	_, err := record.Load(ctx, s.ledger, record.ResultKey(id), &claim)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // close releases what was opened.
@@ -264,6 +333,7 @@ func (s *service) handler() http.Handler {
 	mux.Handle("/hooks/", doors)
 	mux.Handle(dispatch.DoorEvents, doors)
 	mux.Handle(dispatch.APIPrefix, doors)
+	mux.Handle(dispatch.LogPattern, s.dispatcher.Handler()) // lasts as long as a build, which says nothing of doors
 	if s.results != nil {
 		mux.Handle(finish.GatewayPath, s.results)
 	}

@@ -4,8 +4,10 @@
 //	builds/<id>/request.json   the request; created once
 //	builds/<id>/result.json    the claimed outcome; created once, verified once
 //	builds/<id>/emitted.json   that the terminal event was published
+//	builds/<id>/log.gz         what its executor said on a cluster, events.Progress as JSON lines, gzip
 //	builds/<part>/request.json the request of one platform of a build, with the id of events.PartID
 //	builds/<part>/result.json  what became of it
+//	builds/<part>/log.gz       what its executor said
 //	open/<group>/<id>.json     a build that is not finished; deleted after emitted.json
 //	index/<reverse ms>-<id>    all builds, newest first
 //	refs/<tenant>/<hash>.json  where a ref stands, for one trigger
@@ -176,6 +178,9 @@ func ResultKey(id string) string { return BuildsPrefix + id + "/result.json" }
 
 // EmittedKey is the key of the mark that a build's event was published.
 func EmittedKey(id string) string { return BuildsPrefix + id + "/emitted.json" }
+
+// LogKey is the key of what the executor of a build, or of one platform of it, said.
+func LogKey(id string) string { return BuildsPrefix + id + "/log.gz" }
 
 // GroupPrefix begins the keys of the open builds of a group.
 func GroupPrefix(tenant, group string) string {

@@ -42,6 +42,7 @@ func run() int {
 	return cmd.Run(ctx, cmd.Process{
 		Args: os.Args[1:], Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv,
 		Terminal: tty, Now: time.Now, Executable: exe, Version: versionName(),
+		Plugin: filepath.Base(os.Args[0]) == "kubectl-kiln",
 	})
 }
 

@@ -3,25 +3,19 @@ package local
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
-	"time"
 
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/infra/local/api"
-	"github.com/kilnhook/kiln/infra/local/buildlog"
 )
 
 const (
-	pageSize  = 50               // builds of a page
-	maxLimit  = 500              // that a client may ask for at once
-	maxScan   = 5000             // looked through for a search
-	keepAlive = 15 * time.Second // between empty lines on a silent log stream
+	pageSize = 50   // builds of a page
+	maxLimit = 500  // that a client may ask for at once
+	maxScan  = 5000 // looked through for a search
 )
 
 func (s *Stack) serveHealth(w http.ResponseWriter, _ *http.Request) error {
@@ -81,129 +75,16 @@ func (s *Stack) buildWithEvent(ctx context.Context, abbreviated string) (api.Bui
 	return b, err
 }
 
-// serveLog streams a log: events.Progress as JSON lines from byte ?offset= on,
-// or text with ?format=text. With ?follow=1 it goes on until the build has
-// ended; the trailer Kiln-Log: end says that it has.
-func (s *Stack) serveLog(w http.ResponseWriter, r *http.Request) error {
-	id, err := s.findBuild(r.Context(), r.PathValue("id"))
-	if err != nil {
-		return err
+// logOver says whether a build has no more to say: it has an outcome, and its
+// executor is gone. One whose log has begun and that the launcher does not know any
+// more has none to come either, unless it is of several platforms: then one part has
+// ended before the next was handed over.
+func (s *Stack) logOver(ctx context.Context, id string, begun bool) (bool, error) {
+	if _, live := s.launcher.Status(id); live {
+		return false, nil
 	}
-	q := r.URL.Query()
-	offset, err := strconv.ParseInt("0"+q.Get("offset"), 10, 64)
-	if err != nil {
-		return &badRequestError{fmt.Sprintf("offset %q is not a number of bytes", q.Get("offset"))}
-	}
-	h := w.Header()
-	h.Set("Content-Type", "application/x-ndjson")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Cache-Control", "no-store")
-	h.Set("Trailer", "Kiln-Log")
-	out := &logStream{w: w, flush: http.NewResponseController(w).Flush}
-	if q.Get("format") == "text" {
-		h.Set("Content-Type", "text/plain; charset=utf-8")
-		out.text = &buildlog.Reader{}
-		offset = 0
-	}
-	w.WriteHeader(http.StatusOK)
-	ended, err := s.streamLog(r.Context(), id, offset, q.Get("follow") == "1", out)
-	if err != nil {
-		s.cfg.Log.Debug("stream log", "build", id, "err", err)
-	} else if ended {
-		h.Set("Kiln-Log", "end")
-	}
-	return nil
-}
-
-// streamLog passes on a log; ended says that the build has no more to say.
-func (s *Stack) streamLog(ctx context.Context, id string, offset int64, follow bool, out *logStream) (ended bool, err error) {
-	for {
-		wait, cancel := context.WithTimeoutCause(ctx, keepAlive, errSilent)
-		offset, err = s.launcher.Log(wait, id, offset, follow, out.lines)
-		cancel()
-		switch {
-		case errors.Is(err, errSilent) && ctx.Err() == nil:
-			if err := out.ping(); err != nil {
-				return false, err
-			}
-			continue
-		case errors.Is(err, fs.ErrNotExist):
-			// Requested, but not handed to the launcher yet; or it never ran.
-			b, berr := s.build(ctx, id)
-			if berr != nil || b.Finished() || !follow {
-				return berr == nil && b.Finished(), berr
-			}
-			if err := sleep(ctx, 200*time.Millisecond); err != nil {
-				return false, err
-			}
-			continue
-		case err != nil:
-			return false, err
-		}
-		if _, live := s.launcher.Status(id); live {
-			return false, nil
-		}
-		b, err := s.build(ctx, id)
-		if err == nil && follow && len(b.Request.Platforms) > 0 && !b.Finished() {
-			// One part has ended before the next was handed over.
-			if err = sleep(ctx, 200*time.Millisecond); err == nil {
-				continue
-			}
-		}
-		return true, err
-	}
-}
-
-// errSilent is why waiting for a log is interrupted.
-var errSilent = errors.New("the log is silent")
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-// logStream writes a log to a client as it comes.
-type logStream struct {
-	w     http.ResponseWriter
-	flush func() error
-	text  *buildlog.Reader // nil: as it is
-}
-
-func (o *logStream) lines(p []byte) error {
-	if o.text == nil {
-		if _, err := o.w.Write(p); err != nil {
-			return err
-		}
-		return o.flush()
-	}
-	var b strings.Builder
-	for line := range strings.Lines(string(p)) {
-		for _, text := range o.text.Add(buildlog.Parse([]byte(line))) {
-			b.WriteString(text + "\n")
-		}
-	}
-	if _, err := o.w.Write([]byte(b.String())); err != nil {
-		return err
-	}
-	return o.flush()
-}
-
-// ping keeps a silent connection alive. JSON lines may be empty; text is left
-// alone.
-func (o *logStream) ping() error {
-	if o.text != nil {
-		return nil
-	}
-	if _, err := o.w.Write([]byte("\n")); err != nil {
-		return err
-	}
-	return o.flush()
+	b, err := s.build(ctx, id)
+	return b.Finished() || begun && len(b.Request.Platforms) == 0, err
 }
 
 func (s *Stack) serveCancel(w http.ResponseWriter, r *http.Request) error {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/cloudevents/sdk-go/v2/event"
@@ -22,33 +21,17 @@ import (
 // findBuild completes an abbreviated build id. The error wraps fs.ErrNotExist
 // if no build begins so.
 func (s *Stack) findBuild(ctx context.Context, abbreviated string) (string, error) {
-	id := strings.ToLower(strings.TrimSpace(abbreviated))
-	if events.IsBuildID(id) {
-		if _, _, err := s.ledger.Get(ctx, record.RequestKey(id)); err != nil {
-			return "", fmt.Errorf("no build %s: %w", id, err)
-		}
-		return id, nil
+	id, err := record.Find(ctx, s.ledger, abbreviated)
+	if wrong, ok := errors.AsType[*record.AbbreviationError](err); ok {
+		return "", &badRequestError{wrong.Error()}
 	}
-	if id == "" || strings.Trim(id, "0123456789abcdefghijklmnopqrstuv") != "" {
-		return "", &badRequestError{fmt.Sprintf("%q is not a build id, nor the beginning of one", abbreviated)}
-	}
-	keys, err := s.ledger.List(ctx, record.BuildsPrefix+id, "", 20)
 	if err != nil {
 		return "", err
 	}
-	var found []string
-	for _, key := range keys {
-		if id, _, ok := strings.Cut(strings.TrimPrefix(key, record.BuildsPrefix), "/"); ok && !slices.Contains(found, id) {
-			found = append(found, id)
-		}
+	if _, _, err := s.ledger.Get(ctx, record.RequestKey(id)); err != nil {
+		return "", fmt.Errorf("no build %s: %w", id, err)
 	}
-	switch len(found) {
-	case 0:
-		return "", fmt.Errorf("no build begins with %s: %w", id, fs.ErrNotExist)
-	case 1:
-		return found[0], nil
-	}
-	return "", &badRequestError{fmt.Sprintf("several builds begin with %s: %s", id, strings.Join(found, ", "))}
+	return id, nil
 }
 
 // build describes a build by its whole id.

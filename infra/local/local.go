@@ -33,6 +33,7 @@ import (
 	"github.com/kilnhook/kiln/infra/ledger"
 	"github.com/kilnhook/kiln/infra/local/base"
 	"github.com/kilnhook/kiln/infra/local/bucket"
+	"github.com/kilnhook/kiln/infra/local/buildlog"
 	"github.com/kilnhook/kiln/infra/local/gitd"
 	"github.com/kilnhook/kiln/infra/local/keep"
 	"github.com/kilnhook/kiln/infra/local/launch"
@@ -229,6 +230,7 @@ func (s *Stack) openBuilds(ctx context.Context) (err error) {
 	s.dispatcher, err = dispatch.New(dispatch.Config{
 		Ledger: s.ledger, Triggers: set, Launcher: serving.Launcher{L: s.launcher}, Publish: s.publish, Install: s.install,
 		Context: s.contextOf, ResolveRef: s.resolveRef, Finisher: s.finisher, Repositories: s.repositories, Describe: s.describe,
+		ServeLog:      buildlog.Server{Logs: logs{s}, Over: s.logOver, Log: s.cfg.Log}.Serve,
 		GitHubSecrets: secrets.GitHub, GitLabSecrets: secrets.GitLab, GiteaSecrets: secrets.Gitea, Bitbucket: secrets.Bitbucket, Tokens: secrets.Tokens,
 		Now: s.cfg.Now, Log: s.cfg.Log,
 	})

@@ -296,7 +296,7 @@ func TestRestart(t *testing.T) {
 	s := start(t, cfg)
 	url := s.URL()
 	done := s.finish(s.put("done/ctx", "FROM done"))
-	log := func() string { _, body := s.do("GET", "/api/builds/"+done.ID+"/log", nil); return body }
+	log := func() string { _, body := s.do("GET", "/v1/builds/"+done.ID+"/log", nil); return body }
 	logBefore := log()
 	running := s.put("running/ctx", "# wait "+gate)
 	s.await(running, func(b api.Build) bool { return b.State == api.StateRunning })
@@ -432,7 +432,7 @@ func TestCancel(t *testing.T) {
 	if b := s.finish(id); b.Result.Outcome != events.OutcomeCancelled {
 		t.Errorf("%+v", b.Result)
 	}
-	if status, log := s.do("GET", "/api/builds/"+id+"/log?follow=1", nil); status != 200 || !strings.Contains(log, "the build was cancelled") {
+	if status, log := s.do("GET", "/v1/builds/"+id+"/log?follow=1", nil); status != 200 || !strings.Contains(log, "the build was cancelled") {
 		t.Errorf("%d %s", status, log)
 	}
 	if status, body := s.do("POST", "/api/builds/"+id+"/cancel", nil); status != 200 {
@@ -464,8 +464,8 @@ func TestAPIAndPages(t *testing.T) {
 		{"/api/builds?limit=x", 400, "limit"},
 		{"/api/builds?limit=1", 200, `"next":"`},
 		{"/api/builds/" + id[:12], 200, id},
-		{"/api/builds/" + id + "/log?offset=x", 400, "offset"},
-		{"/api/builds/" + id + "/log?format=text&follow=1", 200, "#1 done 7ms\n"},
+		{"/v1/builds/" + id + "/log?offset=x", 400, "offset"},
+		{"/v1/builds/" + id + "/log?format=text&follow=1", 200, "#1 done 7ms\n"},
 		{"/api/events?after=x", 400, "after"},
 		{"/healthz", 200, `"status":"ok"`},
 		{"/builds/" + id[:12], 200, "&lt;script&gt;alert(1)&lt;/script&gt; gone"},
@@ -479,7 +479,7 @@ func TestAPIAndPages(t *testing.T) {
 		if status != tc.status || !strings.Contains(body, tc.want) {
 			t.Errorf("%s: %d %.300s, want %d %q", tc.path, status, body, tc.status, tc.want)
 		}
-		if strings.Contains(body, "<script>alert") && !strings.HasPrefix(tc.path, "/api/") {
+		if strings.Contains(body, "<script>alert") && !strings.HasPrefix(tc.path, "/api/") && !strings.HasPrefix(tc.path, "/v1/") {
 			t.Errorf("%s: markup got through", tc.path)
 		}
 	}

@@ -28,8 +28,8 @@ const (
 	managedBy    = "kiln"
 )
 
-// container is the name of the executor's container.
-const container = "executor"
+// Container is the name of the executor's container.
+const Container = "executor"
 
 // Profile is how much a cluster lets a build do, and so how RUN is isolated.
 type Profile string
@@ -144,7 +144,7 @@ func failurePolicy() *batchv1.PodFailurePolicy {
 		{
 			Action: batchv1.PodFailurePolicyActionFailJob,
 			OnExitCodes: &batchv1.PodFailurePolicyOnExitCodesRequirement{
-				ContainerName: ptr(container),
+				ContainerName: ptr(Container),
 				Operator:      batchv1.PodFailurePolicyOnExitCodesOpIn,
 				Values:        []int32{exitBuildFailed, exitKilled},
 			},
@@ -166,7 +166,7 @@ func (t Template) pod(req events.Request) corev1.PodSpec {
 		NodeSelector:                  t.nodes(req.Platform),
 		Volumes:                       volumes,
 		Containers: []corev1.Container{{
-			Name: container, Image: t.Image, ImagePullPolicy: t.PullPolicy,
+			Name: Container, Image: t.Image, ImagePullPolicy: t.PullPolicy,
 			Args:         t.args(),
 			Env:          t.Env,
 			Resources:    t.resources(req.Resources),
@@ -227,7 +227,7 @@ func (t Template) args() []string {
 		"--termination-file=/dev/termination-log",
 		"--isolation=" + isolation,
 		"--work-dir=/work",
-		"--progress=plain",
+		"--progress=json",
 	}, t.Flags...)
 }
 

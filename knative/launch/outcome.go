@@ -116,7 +116,7 @@ func reported(end *corev1.ContainerStateTerminated) events.Result {
 	if err != nil || res.Validate() != nil {
 		res = problem(events.ClassInfra, "no result",
 			fmt.Sprintf("the executor ended with status %d (%s) and left no result; its last words: %s",
-				end.ExitCode, end.Reason, strings.TrimSpace(end.Message)))
+				end.ExitCode, end.Reason, lastWords(end.Message)))
 	}
 	if res.ExitCode == 0 {
 		res.ExitCode = int(end.ExitCode)
@@ -128,6 +128,23 @@ func reported(end *corev1.ContainerStateTerminated) events.Result {
 		res.FinishedAt = end.FinishedAt.UTC()
 	}
 	return res
+}
+
+// lastWords are the end of an executor's log as people read it: of what is progress the
+// text alone, the rest as it is.
+func lastWords(log string) string {
+	var words []string
+	for line := range strings.Lines(log) {
+		var p events.Progress
+		text := strings.TrimSpace(line)
+		if json.Unmarshal([]byte(text), &p) == nil && p.Kind != "" {
+			text = cmp.Or(p.Error, p.Text)
+		}
+		if text != "" {
+			words = append(words, text)
+		}
+	}
+	return strings.Join(words, "\n")
 }
 
 // waiting says why a build has not begun, from the newest of its pods.
@@ -167,7 +184,7 @@ func began(pods []*corev1.Pod) (at int64, ok bool) {
 	for _, p := range pods {
 		for _, c := range p.Status.ContainerStatuses {
 			switch {
-			case c.Name != container:
+			case c.Name != Container:
 			case c.State.Running != nil:
 				return c.State.Running.StartedAt.UnixNano(), true
 			case c.State.Terminated != nil && !c.State.Terminated.StartedAt.IsZero():
@@ -181,7 +198,7 @@ func began(pods []*corev1.Pod) (at int64, ok bool) {
 // ended is how the executor of a pod ended, nil if it has not.
 func ended(p *corev1.Pod) *corev1.ContainerStateTerminated {
 	for _, c := range p.Status.ContainerStatuses {
-		if c.Name == container {
+		if c.Name == Container {
 			return c.State.Terminated
 		}
 	}

@@ -70,6 +70,8 @@ func (l *Launcher) Run(ctx context.Context) error {
 			return fmt.Errorf("list %v in namespace %s: %w", kind, l.cfg.Namespace, errors.Join(context.Cause(ctx), errors.New("it never ended")))
 		}
 	}
+	l.jobs.Store(&lister{jobs: w.jobs, pods: w.pods})
+	defer l.jobs.Store(nil)
 	var wg sync.WaitGroup
 	for range workers {
 		wg.Go(func() { w.work(ctx) })
@@ -160,6 +162,9 @@ func (w *watcher) look(ctx context.Context, id string) (again time.Duration, err
 	case untold != nil:
 		return 0, untold
 	default:
+		if err := w.tellBegan(job, pods); err != nil {
+			return 0, err
+		}
 		return w.wait(ctx, id, job, pods)
 	}
 	if untold != nil {
@@ -196,6 +201,9 @@ func (w *watcher) wait(ctx context.Context, id string, job *batchv1.Job, pods []
 func (w *watcher) finish(ctx context.Context, id string, job *batchv1.Job, gone bool, res events.Result) error {
 	_, err := w.l.cfg.Finish(ctx, id, res)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := w.tellEnded(ctx, job); err != nil {
 		return err
 	}
 	if !gone && !isComplete(job) && failure(job) == nil && res.Outcome != events.OutcomeSuccess {
@@ -251,6 +259,30 @@ func (w *watcher) tellStarted(ctx context.Context, id string, job *batchv1.Job, 
 	defer w.mu.Unlock()
 	w.told[id] = at
 	return nil
+}
+
+// tellBegan has the log of an executor that has begun kept.
+func (w *watcher) tellBegan(job *batchv1.Job, pods []*corev1.Pod) error {
+	if _, ok := began(pods); !ok || w.l.cfg.Logs == nil {
+		return nil
+	}
+	req, err := requestOf(job)
+	if err == nil {
+		w.l.cfg.Logs.Began(req)
+	}
+	return err
+}
+
+// tellEnded says that the log of a build has an end.
+func (w *watcher) tellEnded(ctx context.Context, job *batchv1.Job) error {
+	if w.l.cfg.Logs == nil {
+		return nil
+	}
+	req, err := requestOf(job)
+	if err != nil {
+		return err
+	}
+	return w.l.cfg.Logs.Ended(ctx, req)
 }
 
 // requestOf reads the request that a Job carries.

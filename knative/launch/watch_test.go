@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -34,6 +35,7 @@ type world struct {
 	finished map[string]events.Result
 	failures int  // how often Finish still fails
 	away     bool // nobody can be told that a build started
+	logs     []string
 	told     chan struct{}
 }
 
@@ -50,7 +52,7 @@ func newWorld(t *testing.T) *world {
 	var err error
 	w.l, err = New(Config{
 		Client: w.client, Namespace: "builds", Template: Template{Image: "executor"},
-		Finish: w.finish, Started: w.start, Now: w.clock,
+		Finish: w.finish, Started: w.start, Logs: w, Now: w.clock,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -90,6 +92,23 @@ func (w *world) start(_ context.Context, req events.Request, at time.Time) error
 	}
 	w.started = append(w.started, fmt.Sprint(req.BuildID, " ", at.Unix()))
 	return nil
+}
+
+// Began implements Logs.
+func (w *world) Began(req events.Request) { w.log("began " + req.BuildID) }
+
+// Ended implements Logs.
+func (w *world) Ended(_ context.Context, req events.Request) error {
+	w.log("ended " + req.BuildID)
+	return nil
+}
+
+func (w *world) log(what string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !slices.Contains(w.logs, what) { // it may be said again
+		w.logs = append(w.logs, what)
+	}
 }
 
 func (w *world) finish(_ context.Context, id string, res events.Result) (events.Result, error) {
@@ -285,5 +304,103 @@ func TestRunForgetsUnknown(t *testing.T) {
 	defer w.mu.Unlock()
 	if calls != 1 {
 		t.Errorf("finished %d times", calls)
+	}
+}
+
+// TestLogs proves that a log is kept from when its executor runs, that its end is told
+// after the outcome, and that of a build which had ended before somebody led anew
+// nothing is followed, while its log is still asked for once. Load counts meanwhile.
+func TestLogs(t *testing.T) {
+	w := newWorld(t)
+	load := func(queued, running int) {
+		t.Helper()
+		for range 1000 {
+			if q, r := w.l.Load(); q == queued && r == running {
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		q, r := w.l.Load()
+		t.Errorf("%d wait and %d run, want %d and %d", q, r, queued, running)
+	}
+	load(0, 0)
+	if err := w.l.Launch(t.Context(), request()); err != nil {
+		t.Fatal(err)
+	}
+	load(1, 0)
+	glance := func(want dispatch.State) {
+		t.Helper()
+		if got, err := w.l.Glance(t.Context(), buildID); got != want || err != nil {
+			t.Errorf("state %q, %v, want %q", got, err, want)
+		}
+	}
+	glance(dispatch.StatePending)
+	jobs := w.client.BatchV1().Jobs("builds")
+	job, err := jobs.Get(t.Context(), JobName(buildID), metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	job.Status.Ready = ptr(int32(1))
+	if job, err = jobs.Update(t.Context(), job, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	load(0, 1)
+	w.put(t, running(1))
+	glance(dispatch.StateRunning)
+	for len(w.starts()) == 0 {
+		time.Sleep(10 * time.Millisecond)
+	}
+	w.put(t, pod(1, 0, "Completed", `{"outcome":"success","digest":"`+digest+`"}`))
+	w.await(t)
+	job.Status.Conditions = []batchv1.JobCondition{{Type: batchv1.JobComplete, Status: corev1.ConditionTrue}}
+	if _, err := jobs.Update(t.Context(), job, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	load(0, 0)
+	heard := func(want ...string) {
+		t.Helper()
+		for range 1000 {
+			w.mu.Lock()
+			got := slices.Clone(w.logs)
+			w.mu.Unlock()
+			if slices.Equal(got, want) {
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		t.Errorf("%q, want %q", w.logs, want)
+	}
+	heard("began "+buildID, "ended "+buildID)
+
+	w.mu.Lock()
+	w.logs = nil
+	w.mu.Unlock()
+	next, err := New(w.l.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- next.Run(ctx) }()
+	heard("ended " + buildID)
+	if got, err := next.Glance(t.Context(), "0123456789"); got != dispatch.StateNone || err != nil {
+		t.Errorf("a build that nobody knows: %q, %v", got, err)
+	}
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("Run returned %v", err)
+	}
+}
+
+func TestLastWords(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                      "",
+		"panic: x\n\ngoroutine": "panic: x\ngoroutine",
+		`{"kind":"output","text":"one"}` + "\n" + `{"kind":"step","state":"done"}` + "\n" + `{"kind":"result","error":"two"}`: "one\ntwo",
+		`ext":"cut off"}` + "\n" + `{"a":1}`: `ext":"cut off"}` + "\n" + `{"a":1}`,
+	} {
+		if got := lastWords(in); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
 	}
 }

@@ -3,8 +3,9 @@ package terraform_test
 import (
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
+
+	"github.com/kilnhook/kiln/terraform/tests/stubgoogle/fake"
 )
 
 // world is what an apply has made.
@@ -25,24 +26,7 @@ func (w world) of(kind string) []thing {
 }
 
 // at follows a path such as "push_config.0.push_endpoint".
-func (th thing) at(path string) any {
-	var x any = th.Values
-	for step := range strings.SplitSeq(path, ".") {
-		switch c := x.(type) {
-		case map[string]any:
-			x = c[step]
-		case []any:
-			i, err := strconv.Atoi(step)
-			if err != nil || i >= len(c) {
-				return nil
-			}
-			x = c[i]
-		default:
-			return nil
-		}
-	}
-	return x
-}
+func (th thing) at(path string) any { return fake.At(th.Values, path) }
 
 func (th thing) text(path string) string {
 	s, _ := th.at(path).(string)

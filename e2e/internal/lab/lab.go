@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -19,8 +18,8 @@ import (
 	"github.com/kilnhook/kiln/e2e/internal/baseimage"
 	"github.com/kilnhook/kiln/e2e/internal/buildkit"
 	"github.com/kilnhook/kiln/e2e/internal/cache"
-	"github.com/kilnhook/kiln/e2e/internal/process"
 	"github.com/kilnhook/kiln/e2e/internal/registryd"
+	"github.com/kilnhook/kiln/e2e/internal/tools"
 	"github.com/kilnhook/kiln/e2e/need"
 )
 
@@ -66,7 +65,9 @@ func New(t testing.TB, module string) *Lab {
 	})
 	check(t, err)
 	t.Cleanup(func() { check(t, l.buildkit.Stop()) })
-	check(t, l.compile(t, module))
+	l.container = t.TempDir() // the root of the containers it runs in
+	l.Executor = filepath.Join(l.container, "kaniko", "executor")
+	check(t, tools.Build(t.Context(), l.Executor, "./executor"))
 	return l
 }
 
@@ -91,18 +92,6 @@ func quickDir(t testing.TB) func(name string) string {
 		check(t, os.Mkdir(sub, 0o755))
 		return sub
 	}
-}
-
-// compile makes the executor and the root of the containers it runs in.
-func (l *Lab) compile(t testing.TB, module string) error {
-	t.Helper()
-	l.container = t.TempDir()
-	l.Executor = filepath.Join(l.container, "kaniko", "executor")
-	compile := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", l.Executor, "./executor")
-	compile.Dir = module
-	compile.Env = append(os.Environ(), "CGO_ENABLED=0")
-	_, err := process.Run(t.Context(), compile, nil)
-	return err
 }
 
 // pushBases makes the base images, pushes them and learns their trees.

@@ -4,6 +4,7 @@
 package access
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -50,6 +51,8 @@ type Process struct {
 	Log       *slog.Logger
 	// Local is where images are that need not be fetched; nil: nowhere.
 	Local *basecache.Dir
+	// Document is registry.Options.Document.
+	Document func(ctx context.Context, digest v1.Hash) []byte
 }
 
 // local returns an image that need not be fetched. One that is there and
@@ -195,7 +198,7 @@ func (c *Flags) Client(p Process, keys *registry.Keychain) (*registry.Client, er
 		Certificates: c.certificates, ClientCerts: certs, Maps: maps, Mirrors: c.mirrors,
 		SkipDefaultFallback: c.skipFallback, PushRetry: c.pushRetry, DownloadRetry: c.downloadRetry,
 		IgnoreImmutableTagErrors: c.ignoreImmutable, Keychain: keys, UserAgent: p.UserAgent,
-		Proxy: http.ProxyFromEnvironment, Log: p.Log, Local: p.local,
+		Proxy: http.ProxyFromEnvironment, Log: p.Log, Local: p.local, Document: p.Document,
 	})
 }
 

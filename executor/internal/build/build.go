@@ -42,7 +42,7 @@ type Outlines interface {
 // Cache remembers layers. It may forget.
 type Cache interface {
 	Get(ctx context.Context, k cache.Key) (e cache.Entry, reason string, err error)
-	Probe(ctx context.Context, keys []cache.Key, seen func(k cache.Key, l v1.Layer)) (found map[cache.Key]cache.Entry, verified func() map[cache.Key]cache.Entry)
+	Probe(ctx context.Context, keys []cache.Key) (found map[cache.Key]cache.Entry, check func(there func(k cache.Key, l v1.Layer) bool) (verified func() map[cache.Key]cache.Entry))
 	Put(ctx context.Context, k cache.Key, l v1.Layer, meta cache.Meta) error
 }
 
@@ -69,9 +69,13 @@ type Options struct {
 	// were sent, and how many there are, 0 if that is not known yet.
 	Upload func(ctx context.Context, l v1.Layer, told func(done, total int64)) error
 	// Offer, if set, is given layers of the result that are probably there already,
-	// or can be mounted: it does what costs little and may fail.
-	Offer func(ctx context.Context, l v1.Layer)
-	Cache Cache // nil: nothing is cached
+	// or can be mounted: it does what costs little and tells whether that is enough.
+	Offer func(ctx context.Context, l v1.Layer) (there bool)
+	// Allowed, if set, waits until it is known whether the result may be uploaded.
+	// It is called before anything is done that costs more than questions to the
+	// cache; an error ends the build.
+	Allowed func() error
+	Cache   Cache // nil: nothing is cached
 	// CacheCopies says that COPY and ADD are cached as well as RUN.
 	CacheCopies, NoCacheRuns bool
 	// Fetch gets what an ADD of a URL names.
@@ -168,6 +172,9 @@ func (b *builder) make(ctx context.Context, stop context.CancelCauseFunc) (Resul
 		return Result{}, err
 	}
 	if !b.foreseen() {
+		if err := b.allowed(); err != nil {
+			return Result{}, err
+		}
 		verify()
 	}
 	if err := b.run(ctx, stop); err != nil {
@@ -182,6 +189,9 @@ func (b *builder) make(ctx context.Context, stop context.CancelCauseFunc) (Resul
 		b.work.Go(func() error { return b.Upload(ctx, config, func(int64, int64) {}) })
 	}
 	if !verify() {
+		if err := b.allowed(); err != nil {
+			return Result{}, err
+		}
 		// The cache has less than it said: what was done so far was to find that out.
 		b.unheld, b.hits, b.misses = nil, 0, 0
 		for i, s := range b.stages {
@@ -197,6 +207,14 @@ func (b *builder) make(ctx context.Context, stop context.CancelCauseFunc) (Resul
 		res = Result{}
 	}
 	return res, nil
+}
+
+// allowed is Allowed, or nil if that is not set.
+func (b *builder) allowed() error {
+	if b.Allowed == nil {
+		return nil
+	}
+	return b.Allowed()
 }
 
 // maxWriting is how many layers are written at once.

@@ -20,7 +20,7 @@ type foreseen struct {
 // asks the cache for all of them at once. What it says it has is known then, and
 // what of the result need not be moved is put where it belongs meanwhile; whether
 // it has it is known after verify, which is false if there are misses that looked
-// like hits.
+// like hits, or other entries.
 func (b *builder) foresee(ctx context.Context) (verify func() bool, err error) {
 	for i := range b.plan.Stages {
 		b.stages = append(b.stages, b.newStage(i))
@@ -50,16 +50,25 @@ func (b *builder) foresee(ctx context.Context) (verify func() bool, err error) {
 	if len(keys) == 0 {
 		return known, nil
 	}
-	found, verified := b.Cache.Probe(ctx, keys, func(k cache.Key, l v1.Layer) {
-		if wanted[k] {
-			b.offer(ctx, l)
-		}
-	})
+	found, check := b.Cache.Probe(ctx, keys)
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
 	b.unsure = true
 	b.takeEntries(found)
+	all := b.foreseen()
+	verified := check(func(k cache.Key, l v1.Layer) bool {
+		switch {
+		case all && !wanted[k]: // nobody will read it
+			return true
+		case !wanted[k] || b.Offer == nil:
+			return false
+		case all: // where it is offered it is needed, and nowhere else
+			return b.Offer(ctx, l)
+		}
+		b.offer(ctx, l)
+		return false
+	})
 	return func() bool {
 		if !b.unsure {
 			return true
@@ -77,7 +86,7 @@ func (b *builder) takeEntries(entries map[cache.Key]cache.Entry) bool {
 		for n := range s.ahead {
 			if s.caches(s.operations[n]) {
 				e := entries[s.ahead[n].layerKey]
-				same = same && e.Hit() == s.ahead[n].entry.Hit()
+				same = same && e.Same(s.ahead[n].entry)
 				s.ahead[n].entry = e
 			}
 		}

@@ -34,11 +34,15 @@ type Options struct {
 	TTL time.Duration
 	// Now is the clock that entries are judged by.
 	Now func() time.Time
-	// Parallel is how many keys Probe looks up at once; 0: 32.
+	// Parallel is how many keys Probe looks up at once; 0: MaxParallel.
 	Parallel int
 	// Log takes warnings; nil: none.
 	Log *slog.Logger
 }
+
+// MaxParallel is how many keys Probe looks up at once at most. Over HTTP/1.1 that is
+// as many connections.
+const MaxParallel = 24
 
 // Entry is what a cache has for a key.
 type Entry struct {
@@ -61,12 +65,24 @@ type Entry struct {
 // Hit says whether there is an entry.
 func (e Entry) Hit() bool { return e.Layer != nil || e.Empty }
 
+// Same tells whether two entries are both misses, or have the same layer, or none.
+func (e Entry) Same(o Entry) bool {
+	if e.Layer == nil || o.Layer == nil {
+		return e.Layer == o.Layer && e.Empty == o.Empty
+	}
+	d, err := e.Layer.Digest()
+	other, oerr := o.Layer.Digest()
+	return err == nil && oerr == nil && d == other
+}
+
 // Meta is what an entry says of itself.
 type Meta struct {
 	// CreatedBy is the step as written.
 	CreatedBy string
 	// Platform that the layer is for.
 	Platform v1.Platform
+
+	roster string // it is the entry of one, with this content
 }
 
 // store keeps entries as images.
@@ -81,6 +97,8 @@ type store interface {
 	blob(ctx context.Context, k Key, desc v1.Descriptor) (io.ReadCloser, error)
 	// put stores an image under a key, replacing what is there.
 	put(ctx context.Context, k Key, img v1.Image) error
+	// replace is put for an image whose blobs are there, most likely.
+	replace(ctx context.Context, k Key, img v1.Image) error
 }
 
 // errNone: there is nothing under a key.
@@ -94,13 +112,14 @@ const maxFailures = 3
 type Cache struct {
 	store    store
 	opt      Options
+	roster   *roster      // nil: none was asked for
 	failures atomic.Int32 // in a row
 	refused  atomic.Bool  // it was warned about a refusal
 }
 
 func newCache(s store, opt Options) *Cache {
 	if opt.Parallel == 0 {
-		opt.Parallel = 32
+		opt.Parallel = MaxParallel
 	}
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -114,11 +133,21 @@ func (c *Cache) Get(ctx context.Context, k Key) (e Entry, reason string, err err
 	if c.failures.Load() >= maxFailures {
 		return miss(tooOften)
 	}
-	e, check, err := c.find(ctx, k)
+	e, err = c.get(ctx, k)
+	return c.judge(ctx, k, e, err)
+}
+
+// get asks the store for an entry, and whether its layer is there.
+func (c *Cache) get(ctx context.Context, k Key) (Entry, error) {
+	raw, err := c.store.manifest(ctx, k)
+	if err != nil {
+		return Entry{}, err
+	}
+	e, check, err := c.read(ctx, k, raw)
 	if err == nil {
 		err = check()
 	}
-	return c.judge(ctx, k, e, err)
+	return e, err
 }
 
 // judge says what became of looking up a key.
@@ -162,13 +191,40 @@ const (
 
 func (e *badEntryError) Error() string { return e.why }
 
-// find looks for an entry. Whether its layer is there is for check to say.
-func (c *Cache) find(ctx context.Context, k Key) (e Entry, check func() error, err error) {
-	check = func() error { return nil }
-	raw, err := c.store.manifest(ctx, k)
+// find looks for an entry, in the roster first. Whether its layer is there is for
+// check to say.
+func (c *Cache) find(ctx context.Context, k Key) (e Entry, check func() (Entry, error), err error) {
+	raw := c.roster.entry(ctx, k)
+	known := raw != nil
+	if known {
+		_, err := parseManifest(raw, k)
+		known = err == nil
+	}
+	if !known {
+		if raw, err = c.store.manifest(ctx, k); err != nil {
+			return Entry{}, nil, err
+		}
+	}
+	e, isThere, err := c.read(ctx, k, raw)
 	if err != nil {
 		return Entry{}, nil, err
 	}
+	c.roster.use(k, raw)
+	return e, func() (Entry, error) {
+		err := isThere()
+		if err == nil || ctx.Err() != nil {
+			return e, err
+		}
+		c.roster.use(k, nil)
+		if known { // there may be another one since
+			return c.get(ctx, k)
+		}
+		return Entry{}, err
+	}, nil
+}
+
+// read makes an entry of its manifest. Whether its layer is there is for check to say.
+func (c *Cache) read(ctx context.Context, k Key, raw []byte) (e Entry, check func() error, err error) {
 	d, err := parseManifest(raw, k)
 	if err != nil {
 		return Entry{}, nil, err
@@ -179,7 +235,7 @@ func (c *Cache) find(ctx context.Context, k Key) (e Entry, check func() error, e
 		}
 	}
 	if d.empty {
-		return Entry{Empty: true, Created: d.created}, check, nil
+		return Entry{Empty: true, Created: d.created}, func() error { return nil }, nil
 	}
 	l, isThere, err := c.store.layer(ctx, k, d.layer, d.diffID)
 	if err != nil {
@@ -203,35 +259,40 @@ func gone(err error) error {
 // Probe looks up many keys at once. The result has every key; misses say why
 // in Miss. When ctx is done the rest are misses.
 //
-// found is what the cache says it has. Whether the layers are there is found out
-// meanwhile: verified waits for that, and of what it returns only the misses can
-// differ. seen, which may be nil, is called for every layer that was found, some at
-// once, before it is known whether it is there.
-func (c *Cache) Probe(ctx context.Context, keys []Key, seen func(k Key, l v1.Layer)) (found map[Key]Entry, verified func() map[Key]Entry) {
-	first, last := make([]Entry, len(keys)), make([]Entry, len(keys))
-	var finding, checking sync.WaitGroup
+// found is what the cache says it has. check finds out, in the background, whether
+// the layers are there: there, which may be nil, is asked for each first, some at
+// once, and what it knows to be where it is needed is not looked for in the cache.
+// verified waits for that. It may have other entries than found, and misses.
+func (c *Cache) Probe(ctx context.Context, keys []Key) (found map[Key]Entry, check func(there func(k Key, l v1.Layer) bool) (verified func() map[Key]Entry)) {
+	entries, checks := make([]Entry, len(keys)), make([]func() (Entry, error), len(keys))
 	slots := make(chan struct{}, c.opt.Parallel)
+	var finding, checking sync.WaitGroup
 	for i, k := range keys {
-		finding.Add(1)
-		checking.Go(func() {
+		finding.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			var check func() error
-			first[i], check = c.lookFor(ctx, k)
-			last[i] = first[i]
-			if l := first[i].Layer; l != nil && seen != nil {
-				seen(k, l)
-			}
-			finding.Done()
-			if check != nil {
-				last[i] = c.checked(ctx, k, first[i], check)
-			}
+			entries[i], checks[i] = c.lookFor(ctx, k)
 		})
 	}
 	finding.Wait()
-	return byKey(keys, first), func() map[Key]Entry {
-		checking.Wait()
-		return byKey(keys, last)
+	return byKey(keys, entries), func(there func(k Key, l v1.Layer) bool) func() map[Key]Entry {
+		for i, k := range keys {
+			if checks[i] == nil {
+				continue
+			}
+			checking.Go(func() {
+				slots <- struct{}{}
+				defer func() { <-slots }()
+				if l := entries[i].Layer; l == nil || there == nil || !there(k, l) {
+					e, err := checks[i]()
+					entries[i] = missed(c.judge(ctx, k, e, err))
+				}
+			})
+		}
+		return func() map[Key]Entry {
+			checking.Wait()
+			return byKey(keys, entries)
+		}
 	}
 }
 
@@ -244,7 +305,7 @@ func byKey(keys []Key, entries []Entry) map[Key]Entry {
 }
 
 // lookFor is find for Probe; check is nil for a miss.
-func (c *Cache) lookFor(ctx context.Context, k Key) (e Entry, check func() error) {
+func (c *Cache) lookFor(ctx context.Context, k Key) (e Entry, check func() (Entry, error)) {
 	if c.failures.Load() >= maxFailures {
 		e, _, _ = miss(tooOften)
 		return e, nil
@@ -254,10 +315,6 @@ func (c *Cache) lookFor(ctx context.Context, k Key) (e Entry, check func() error
 		return e, check
 	}
 	return missed(c.judge(ctx, k, e, err)), nil
-}
-
-func (c *Cache) checked(ctx context.Context, k Key, e Entry, check func() error) Entry {
-	return missed(c.judge(ctx, k, e, check()))
 }
 
 // missed is the entry of a look-up, a miss also if it failed.
@@ -275,20 +332,32 @@ const tooOften = "the cache failed too often and is not used any more"
 // bytes must be readable unless the store has them already, or nil if it made
 // none. An error is for the log; the build goes on.
 func (c *Cache) Put(ctx context.Context, k Key, l v1.Layer, meta Meta) error {
+	raw, err := c.put(ctx, k, l, meta)
+	if err == nil && raw != nil {
+		c.roster.use(k, raw)
+	}
+	return err
+}
+
+// put stores an entry and returns its manifest; nil if the cache is left alone.
+func (c *Cache) put(ctx context.Context, k Key, l v1.Layer, meta Meta) (raw []byte, err error) {
 	if c.failures.Load() >= maxFailures {
-		return nil // said already
+		return nil, nil // said already
 	}
 	img, err := entryImage(k, l, meta, c.opt.Now())
 	if err == nil {
 		err = c.store.put(ctx, k, img)
 	}
+	if err == nil {
+		raw, err = img.RawManifest()
+	}
 	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
 	if err != nil {
-		return fmt.Errorf("store cache entry %s: %w", k, err)
+		return nil, fmt.Errorf("store cache entry %s: %w", k, err)
 	}
-	return nil
+	return raw, nil
 }
 
 // Annotations of an entry's manifest. They say everything, so that a look-up
@@ -334,6 +403,11 @@ func entryImage(k Key, l v1.Layer, meta Meta, now time.Time) (v1.Image, error) {
 		annotations[annotationIndex] = layers.IndexFormat
 		made, history = append(made, index), append(history, v1.History{CreatedBy: "index"})
 	}
+	created := now.UTC()
+	if meta.roster != "" {
+		annotations[annotationRoster] = meta.roster
+		created = time.Unix(0, 0).UTC() // config and layer are the same for all: a registry has them
+	}
 	if meta.Platform.OS == "" || meta.Platform.Architecture == "" {
 		meta.Platform = v1.Platform{OS: "linux", Architecture: "unknown"}
 	}
@@ -341,7 +415,7 @@ func entryImage(k Key, l v1.Layer, meta Meta, now time.Time) (v1.Image, error) {
 		Platform:    meta.Platform,
 		Layers:      made,
 		History:     history,
-		Created:     now.UTC(),
+		Created:     created,
 		Annotations: annotations,
 	})
 }

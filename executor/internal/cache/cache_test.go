@@ -222,8 +222,8 @@ func TestProbe(t *testing.T) {
 			}
 		}
 		var seen atomic.Int32
-		found, verified := c.Probe(t.Context(), append(keys, keys[0]), func(Key, v1.Layer) { seen.Add(1) })
-		got := verified()
+		found, check := c.Probe(t.Context(), append(keys, keys[0]))
+		got := check(func(Key, v1.Layer) bool { seen.Add(1); return false })()
 		if !maps.EqualFunc(found, got, func(a, b Entry) bool { return a.Hit() == b.Hit() }) {
 			t.Error("other entries were found than there are")
 		}
@@ -237,8 +237,8 @@ func TestProbe(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancelCause(t.Context())
 		cancel(errors.New("superseded"))
-		_, cancelled := c.Probe(ctx, keys, nil)
-		for _, e := range cancelled() {
+		_, cancelled := c.Probe(ctx, keys)
+		for _, e := range cancelled(nil)() {
 			if e.Hit() || e.Miss != "superseded" {
 				t.Errorf("cancelled: %+v", e)
 			}
@@ -249,7 +249,7 @@ func TestProbe(t *testing.T) {
 		if err := c.Put(ctx, keys[0], randomLayer(t), Meta{}); err == nil || err.Error() != "superseded" {
 			t.Errorf("cancelled: %v", err)
 		}
-		if found, verified := c.Probe(t.Context(), nil, nil); len(found) != 0 || len(verified()) != 0 {
+		if found, check := c.Probe(t.Context(), nil); len(found) != 0 || len(check(nil)()) != 0 {
 			t.Errorf("%d entries for no keys", len(found))
 		}
 	})
@@ -516,8 +516,8 @@ func TestRepositoryGone(t *testing.T) {
 	for i := range 50 {
 		keys = append(keys, key(fmt.Sprint(i)))
 	}
-	_, verified := c.Probe(t.Context(), keys, nil)
-	for k, e := range verified() {
+	_, check := c.Probe(t.Context(), keys)
+	for k, e := range check(nil)() {
 		if e.Hit() || e.Miss == "" {
 			t.Errorf("%s: %+v", k, e)
 		}

@@ -125,6 +125,8 @@ func (d *dir) put(ctx context.Context, k Key, img v1.Image) error {
 	return err
 }
 
+func (d *dir) replace(ctx context.Context, k Key, img v1.Image) error { return d.put(ctx, k, img) }
+
 // complete says whether there is an entry.
 func (d *dir) complete(k Key) bool {
 	_, err := os.Stat(filepath.Join(d.entry(k), "index.json"))

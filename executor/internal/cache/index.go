@@ -116,5 +116,6 @@ func (c *Cache) PutIndex(ctx context.Context, diffID v1.Hash, content []byte) er
 	if err != nil {
 		return err
 	}
-	return c.Put(ctx, indexKey(diffID), l, Meta{CreatedBy: "index of " + diffID.String()})
+	_, err = c.put(ctx, indexKey(diffID), l, Meta{CreatedBy: "index of " + diffID.String()})
+	return err
 }

@@ -95,3 +95,10 @@ func (r *repository) blob(ctx context.Context, _ Key, desc v1.Descriptor) (io.Re
 func (r *repository) put(ctx context.Context, k Key, img v1.Image) error {
 	return r.pusher.Push(ctx, r.repo.Tag(k.String()), img)
 }
+
+func (r *repository) replace(ctx context.Context, k Key, img v1.Image) error {
+	if r.pusher.Put(ctx, r.repo.Tag(k.String()), img) == nil || ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return r.put(ctx, k, img)
+}

@@ -137,7 +137,12 @@ func isImmutable(err error) bool {
 func (p *Push) Check(ctx context.Context) error {
 	var group errgroup.Group
 	for _, t := range p.targets {
+		checking := make(chan struct{})
+		t.mu.Lock()
+		t.checking = checking
+		t.mu.Unlock()
 		group.Go(func() error {
+			defer close(checking)
 			if err := p.c.again(ctx, p.c.opt.PushRetry, func() error { return p.c.thrice(ctx, func() error { return t.check(ctx) }) }); err != nil {
 				return fmt.Errorf("check push permission for %s: %w", p.tagOf(t), p.c.explain(err, t.repo))
 			}
@@ -145,6 +150,26 @@ func (p *Push) Check(ctx context.Context) error {
 		})
 	}
 	return group.Wait()
+}
+
+// Prepare logs in, in the background, to mount layers from another repository: one
+// that is not of the registry of a destination needs nothing. That it fails does not
+// matter, since who mounts logs in if that is not done.
+func (p *Push) Prepare(ctx context.Context, from string) {
+	repo, err := name.NewRepository(from, p.c.nameOptions(from, false)...)
+	if err != nil {
+		return
+	}
+	for _, t := range p.targets {
+		if t.repo.RegistryStr() != repo.RegistryStr() || t.repo.RepositoryStr() == repo.RepositoryStr() {
+			continue
+		}
+		p.c.work.Go(func() {
+			ctx, cancel := context.WithTimeoutCause(ctx, maxPlain, errSlow)
+			defer cancel()
+			_, _ = p.c.reach(ctx, t.repo, repo.RepositoryStr())
+		})
+	}
 }
 
 // tagOf is the first destination in a repository.

@@ -44,7 +44,7 @@ func (c *Client) reachBase(ctx context.Context, repo name.Repository) (*http.Cli
 
 func (c *Client) logIn(ctx context.Context, inner http.RoundTripper, repo name.Repository, scopes []string) (*http.Client, error) {
 	c.reached.mu.Lock()
-	key := fmt.Sprint(repo.Name(), scopes, inner == c.destTripper)
+	key := fmt.Sprint(repo.Name(), scopes, inner == http.RoundTripper(c.destTripper))
 	l := c.reached.by[key]
 	if l == nil {
 		l = &login{}
@@ -109,6 +109,11 @@ func locationOf(resp *http.Response) (*url.URL, error) {
 // blobURL is where a repository has a blob, or begins to.
 func blobURL(repo name.Repository, rest string, query url.Values) *url.URL {
 	return &url.URL{Scheme: repo.Scheme(), Host: repo.RegistryStr(), Path: "/v2/" + repo.RepositoryStr() + "/" + rest, RawQuery: query.Encode()}
+}
+
+// uploadsURL is where uploads to a repository begin.
+func uploadsURL(repo name.Repository, query url.Values) *url.URL {
+	return blobURL(repo, "blobs/uploads/", query)
 }
 
 // told is an error of a request as it is told: what a registry remembers an upload

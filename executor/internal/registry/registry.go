@@ -67,6 +67,11 @@ type Options struct {
 	// Local returns an image that need not be fetched, nil if there is none
 	// with the digest of its manifest; nil: there never is.
 	Local func(digest v1.Hash) v1.Image
+	// Document returns a manifest or a config that is known by its digest, so that
+	// it need not be fetched, nil if it is not; nil: none ever is. It may wait for
+	// somebody to say, as long as ctx lives. A manifest that an image is named by is
+	// not to be among them: whether the registry has it is for it to say.
+	Document func(ctx context.Context, digest v1.Hash) []byte
 	// UserAgent is sent to registries.
 	UserAgent string
 	// Proxy finds the proxy for a request; nil: none.
@@ -87,7 +92,8 @@ type Client struct {
 
 	// For destinations and caches:
 	destPuller  *remote.Puller
-	destTripper http.RoundTripper
+	destRouter  *router
+	destTripper *guesses
 	destOptions []remote.Option
 	reached     reached
 	segments    room
@@ -120,9 +126,10 @@ func New(opt Options) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{opt: opt, maps: maps, reached: reached{by: map[string]*login{}}}
-	c.destTripper = newPings(newRouter(opt, certs, false), c.plain(false))
+	c.destRouter = newRouter(opt, certs, false)
+	c.destTripper = newGuesses(newPings(c.destRouter, c.plain(false)), nil)
 	c.destOptions = c.remoteOptions(c.destTripper)
-	c.guess = newGuesses(newPings(newRouter(opt, certs, true), c.plain(true)))
+	c.guess = newGuesses(newPings(newRouter(opt, certs, true), c.plain(true)), opt.Document)
 	pull, err := remote.NewPuller(c.remoteOptions(c.guess)...)
 	if err != nil {
 		return nil, fmt.Errorf("prepare pulling: %w", err)
@@ -165,6 +172,18 @@ func (c *Client) Repository(repo string) (name.Repository, []remote.Option, erro
 		return name.Repository{}, nil, fmt.Errorf("repository %q: %w", repo, err)
 	}
 	return r, slices.Clone(c.destOptions), nil
+}
+
+// Expect tells the client that a manifest of a destination's registry will be asked
+// for at once, and that many requests at a time will go there: what of that can be
+// done before it is known how to log in is done. done ends what nobody needed.
+func (c *Client) Expect(ctx context.Context, repo, tag string, requests int) (done func()) {
+	r, err := name.NewRepository(repo, c.nameOptions(repo, false)...)
+	if err != nil {
+		return func() {} // it is said when it is asked for
+	}
+	transport.Warm(ctx, c.destRouter.transport(r.RegistryStr()), blobURL(r, "", nil), requests)
+	return c.destTripper.manifest(ctx, r.Tag(tag), c.opt.Keychain, c.opt.UserAgent)
 }
 
 // nameOptions are those to parse a name with: plain HTTP is a property of

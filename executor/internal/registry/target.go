@@ -26,6 +26,7 @@ type target struct {
 
 	mu       sync.Mutex
 	begun    *begun           // an upload that nobody uses yet
+	checking chan struct{}    // closed when it is known whether there is one; nil: nobody checks
 	expiry   *time.Timer      // that gives it up
 	sent     map[any]*sending // by digest, or by layer as long as it has none
 	noMounts map[string]bool  // repositories from which nothing is mounted
@@ -174,7 +175,7 @@ func (t *target) mount(ctx context.Context, l v1.Layer, digest v1.Hash) (done bo
 	if err == nil {
 		query := url.Values{"mount": {digest.String()}, "from": {from}}
 		var resp *http.Response
-		resp, err = do(ctx, client, http.MethodPost, blobURL(t.repo, "blobs/uploads/", query), nil, nil)
+		resp, err = do(ctx, client, http.MethodPost, uploadsURL(t.repo, query), nil, nil)
 		if err == nil {
 			_ = resp.Body.Close()
 			switch resp.StatusCode {
@@ -215,7 +216,12 @@ func (t *target) begin(ctx context.Context, query url.Values, body []byte) (*beg
 	if up := t.take(); up != nil {
 		return up, nil
 	}
-	resp, err := do(ctx, client, http.MethodPost, blobURL(t.repo, "blobs/uploads/", query), body, nil)
+	return t.beginAnew(ctx, client, query, body)
+}
+
+// beginAnew is begin where no upload was begun.
+func (t *target) beginAnew(ctx context.Context, client *http.Client, query url.Values, body []byte) (*begun, error) {
+	resp, err := do(ctx, client, http.MethodPost, uploadsURL(t.repo, query), body, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -235,7 +241,12 @@ func (t *target) begin(ctx context.Context, query url.Values, body []byte) (*beg
 // check begins an upload to see whether that is allowed, and leaves it to who
 // needs one first.
 func (t *target) check(ctx context.Context) error {
-	up, err := t.begin(ctx, nil, nil)
+	defer t.c.destTripper.upload(ctx, t.repo, t.c.opt.Keychain, t.c.opt.UserAgent)()
+	client, err := t.c.reach(ctx, t.repo, "")
+	if err != nil {
+		return err
+	}
+	up, err := t.beginAnew(ctx, client, nil, nil)
 	if err != nil {
 		return err
 	}
@@ -244,6 +255,21 @@ func (t *target) check(ctx context.Context) error {
 	t.begun = up
 	t.expiry = time.AfterFunc(maxBegun, func() { t.close(ctx) })
 	return nil
+}
+
+// await waits for a check that is under way, since it may leave an upload: that is
+// there sooner than one that is begun now.
+func (t *target) await(ctx context.Context) {
+	t.mu.Lock()
+	checking := t.checking
+	t.mu.Unlock()
+	if checking == nil {
+		return
+	}
+	select {
+	case <-checking:
+	case <-ctx.Done():
+	}
 }
 
 // take returns the upload that was begun and not used; nil if there is none.
@@ -300,6 +326,7 @@ func (t *target) single(ctx context.Context, up *begun, l v1.Layer, digest v1.Ha
 		return permanent{fmt.Errorf("the layer has %d bytes and not %d", len(body), size)}
 	}
 	if up == nil {
+		t.await(ctx)
 		query, first := url.Values{"digest": {digest.String()}}, body
 		t.mu.Lock()
 		if t.twice || t.begun != nil {

@@ -46,15 +46,17 @@ func (p *Push) Upload(ctx context.Context, l v1.Layer, progress func(done, total
 }
 
 // Offer does for a layer what costs little: it finds out which destinations have
-// it, and mounts it where it can be. What that achieved Upload need not do. Nothing
-// is said of failures: Upload will have them too.
-func (p *Push) Offer(ctx context.Context, l v1.Layer) {
+// it, and mounts it where it can be. What that achieved Upload need not do. there
+// tells whether all have it now. Nothing is said of failures: Upload will have them
+// too.
+func (p *Push) Offer(ctx context.Context, l v1.Layer) (there bool) {
 	digest, err := l.Digest()
 	if err != nil {
-		return
+		return false
 	}
+	there = true
 	for _, t := range p.targets {
-		_ = t.once(ctx, l, func() error {
+		err := t.once(ctx, l, func() error {
 			there, up, err := t.find(ctx, l, digest)
 			t.forget(ctx, up)
 			if err == nil && !there {
@@ -62,7 +64,9 @@ func (p *Push) Offer(ctx context.Context, l v1.Layer) {
 			}
 			return err
 		})
+		there = there && err == nil
 	}
+	return there
 }
 
 // errNotThere is for who waits for a layer that was only looked for.

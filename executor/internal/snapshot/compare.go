@@ -25,6 +25,8 @@ type comparison struct {
 	xattrs  map[string]uint64
 	latest  int64
 	trust   trust
+	watch   int32 // what the watcher calls the directory, if that is watched
+	watched bool
 }
 
 // link is a name of a file that has several.
@@ -115,13 +117,13 @@ func (c *comparison) differs(was *record, now *subject) (bool, error) {
 // told is differs by what stat tells, and by content if that is doubted.
 func (c *comparison) told(was *record, now *subject, doubted bool) (bool, error) {
 	if c.first {
-		now.sum = c.index.sumOf(c.dir, now.name)
+		now.sum = c.index.learned.sumOf(c.dir, now.name)
 		return false, nil
 	}
 	switch {
 	case was == nil || !was.seen():
 		return true, c.noteXattrs(now.full())
-	case was.sameStat(&now.record) && doubted:
+	case was.sameStat(&now.record) && doubted && !c.untouched(now):
 		return c.contentDiffers(was, now)
 	case was.sameStat(&now.record):
 		now.sum = was.sum
@@ -142,6 +144,11 @@ func (c *comparison) told(was *record, now *subject, doubted bool) (bool, error)
 		return true, nil
 	}
 	return c.contentDiffers(was, now)
+}
+
+// untouched tells whether it is certain that nobody opened a file.
+func (c *comparison) untouched(now *subject) bool {
+	return c.watched && !now.linked && c.watcher.unopened(c.watch, now.name)
 }
 
 // contentDiffers decides about a suspect by its content.

@@ -120,17 +120,15 @@ type index struct {
 	xattrs map[string]uint64 // hash of the extended attributes of the few files that have some
 	latest int64             // the greatest ctime seen, nanoseconds
 
-	// learned has the sums of files that were not looked at yet, by the hash of the
-	// name. Should two names have one hash, a file that only looks changed is taken
-	// for changed: no more than that.
-	learned map[uint64]uint64
+	learned *learned // nil once there are records
 	// links are the names of files that have several, as the last scan found them, by
 	// record.stat: all names of a file have the same.
 	links map[uint64][]string
 }
 
 func newIndex() *index {
-	return &index{seed: maphash.MakeSeed(), dirs: map[string]*directory{}, xattrs: map[string]uint64{}, learned: map[uint64]uint64{}}
+	seed := maphash.MakeSeed()
+	return &index{seed: seed, dirs: map[string]*directory{}, xattrs: map[string]uint64{}, learned: &learned{seed: seed}}
 }
 
 func (x *index) directory(name string) *directory {
@@ -145,22 +143,10 @@ func (x *index) directory(name string) *directory {
 // learn notes the sum of a file: in its record, or until it has one.
 func (x *index) learn(name string, sum uint64) {
 	if x.learned != nil {
-		x.learned[maphash.String(x.seed, name)] = sum
+		x.learned.add(name, sum)
 	} else if r := x.record(name); r != nil {
 		r.sum = sum
 	}
-}
-
-// sumOf is what was learned of a file that had no record.
-func (x *index) sumOf(dir, name string) uint64 {
-	var h maphash.Hash
-	h.SetSeed(x.seed)
-	if dir != "." {
-		_, _ = h.WriteString(dir)
-		_ = h.WriteByte('/')
-	}
-	_, _ = h.WriteString(name)
-	return x.learned[h.Sum64()]
 }
 
 // status is what the index keeps and who walks asks for.

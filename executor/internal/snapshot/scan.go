@@ -101,7 +101,11 @@ func (s *scan) directory(name string, room *room) error {
 	old.sort()
 	s.index.mu.Unlock()
 	room.fresh.reset()
-	cmp := &comparison{scan: s, dir: name, fd: fd, fresh: &room.fresh, old: old, trust: trust, content: &room.content}
+	watch, watched := int32(0), false
+	if trust.opened {
+		watch, watched = s.watcher.watch(s.dirPath(name))
+	}
+	cmp := &comparison{scan: s, dir: name, fd: fd, fresh: &room.fresh, old: old, trust: trust, watch: watch, watched: watched, content: &room.content}
 	for i := range room.list.names {
 		n := room.list.name(i)
 		if s.leave.child(name, n) {

@@ -106,7 +106,7 @@ func mutate(t testing.TB, r *rand.Rand, root string) {
 		some = files[r.IntN(len(files))]
 	}
 	write := func(p string) { _ = os.WriteFile(p, fmt.Appendf(nil, "%08d", r.IntN(1e8)), 0o644) }
-	switch r.IntN(13) {
+	switch r.IntN(14) {
 	case 0, 1:
 		write(fresh)
 	case 2:
@@ -135,6 +135,10 @@ func mutate(t testing.TB, r *rand.Rand, root string) {
 			_ = os.RemoveAll(dir)
 			_ = os.Mkdir(dir, 0o755)
 			write(filepath.Join(dir, "inner"))
+		}
+	case 13: // what a directory is called says nothing about what it is
+		if dir != root && !strings.HasPrefix(fresh, dir) {
+			_ = os.Rename(dir, fresh)
 		}
 	case 12: // a mapping that is read, and then written to
 		if fi, err := os.Lstat(some); err == nil && fi.Mode().IsRegular() && fi.Size() > 0 {
@@ -184,6 +188,12 @@ func fileSystems(t *testing.T) map[string]func(t *testing.T) string {
 		"disk":    func(t *testing.T) string { t.Helper(); return t.TempDir() },
 		"tmpfs":   tmpfs,
 		"overlay": func(t *testing.T) string { t.Helper(); m, _ := mountOverlay(t, t.TempDir()); return m },
+		"overlay on tmpfs": func(t *testing.T) string {
+			t.Helper()
+			where := tmpfs(t)
+			merged, _ := mountOverlayAt(t, filepath.Join(where, "lower"), where)
+			return merged
+		},
 		// Its files are on other devices than its directories.
 		"overlay on two": func(t *testing.T) string { t.Helper(); m, _ := mountOverlay(t, tmpfs(t)); return m },
 	}
@@ -464,8 +474,16 @@ func TestWalkSkips(t *testing.T) {
 // mountOverlay mounts lower with an empty upper directory.
 func mountOverlay(t *testing.T, lower string) (merged, upper string) {
 	t.Helper()
+	return mountOverlayAt(t, lower, t.TempDir())
+}
+
+// mountOverlayAt makes what it needs, lower included, in base.
+func mountOverlayAt(t *testing.T, lower, base string) (merged, upper string) {
+	t.Helper()
 	nstest.Need(t)
-	base := t.TempDir()
+	if err := os.MkdirAll(lower, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	var dirs []string
 	for _, n := range []string{"upper", "work", "merged"} {
 		d := filepath.Join(base, n)

@@ -15,7 +15,7 @@ import (
 // devices knows of which file systems the ctime tells of every change. Of the
 // others, tmpfs for one, content is read: a store into a mapping that was read
 // before does not move the ctime there. That is measured, whatever the name of
-// the file system.
+// the file system. Only what was not opened, as far as that is certain, need not be read.
 type devices struct {
 	mu   sync.Mutex
 	told map[uint32]trust // by the device of directories
@@ -24,6 +24,7 @@ type devices struct {
 // trust is what is known of the files in the directories of a device.
 type trust struct {
 	honest bool   // their ctimes tell everything
+	opened bool   // if not: a watch of their directory tells when they are opened
 	files  uint32 // device of those files: on an overlay not always that of the directories
 }
 
@@ -98,7 +99,11 @@ func probeMapping(ctx context.Context, dir string) (told trust, err error) {
 	if err := unix.Fstat(int(f.Fd()), &now); err != nil {
 		return told, fmt.Errorf("probe file system: %w", err)
 	}
-	return trust{honest: now.Ctim.Nano() != was.Ctim.Nano(), files: uint32(now.Dev)}, nil
+	told = trust{honest: now.Ctim.Nano() != was.Ctim.Nano(), files: uint32(now.Dev)} //nolint:gosec // 12 and 20 bits
+	if !told.honest {
+		told.opened, err = probeWatch(dir, f)
+	}
+	return told, err
 }
 
 // tick waits until the clock of the file system of dir is past a time.

@@ -16,19 +16,20 @@ import (
 // all of whose stat fields are equal, ctime included, is unchanged. One whose
 // ctime moved while mode, owner, size and mtime stayed is a suspect and its
 // content decides. Anything else changed. On a file system whose ctimes do not
-// tell of every change all content decides.
+// tell of every change content decides, except of files that nobody opened.
 type Walk struct {
 	root    *rootfs.Dir
 	leave   leave
 	index   *index
 	ready   bool
 	devices devices
+	watcher *watcher // of directories whose files' ctimes do not tell everything
 }
 
 // NewWalk returns a Walk over root that ignores the names in leave, with everything
 // below them. Its index is empty until Baseline.
 func NewWalk(root *rootfs.Dir, leave []string) *Walk {
-	return &Walk{root: root, leave: newLeave(leave), index: newIndex()}
+	return &Walk{root: root, leave: newLeave(leave), index: newIndex(), watcher: newWatcher()}
 }
 
 // Learn tells the index what cannot be seen by lstat: the print of a file's
@@ -48,6 +49,7 @@ func (w *Walk) Baseline(ctx context.Context) error {
 	if w.ready {
 		return nil
 	}
+	w.index.learned.sort()
 	if _, err := w.scan(ctx); err != nil {
 		return err
 	}
@@ -61,8 +63,11 @@ func (w *Walk) Ready() bool { return w.ready }
 // Settle waits until a change made from now on gets a later ctime than every
 // file of the index, so that a change cannot hide in the clock tick in which
 // its file was indexed. It takes one tick of the filesystem's clock at most,
-// and asks the filesystem, not the system clock, by touching a file in dir.
+// and asks the filesystem, not the system clock, by touching a file in dir. It is
+// called right before processes are started: files that they do not open from then
+// on need not be read.
 func (w *Walk) Settle(ctx context.Context, dir string) error {
+	w.watcher.arm()
 	return tick(ctx, dir, w.index.latest)
 }
 
@@ -78,6 +83,7 @@ func (w *Walk) Diff(ctx context.Context) ([]Change, error) {
 // scan compares the tree with the index and brings the index up to date.
 func (w *Walk) scan(ctx context.Context) ([]Change, error) {
 	w.index.sharePrints()
+	w.watcher.collect()
 	s := &scan{Walk: w, ctx: ctx, first: !w.ready, pending: []string{"."}, links: map[uint64][]string{}}
 	s.cond = sync.NewCond(&s.mu)
 	var st unix.Stat_t

@@ -72,12 +72,14 @@ const bufferSize = 64 << 10
 func New(opt Options) http.RoundTripper {
 	opt.applyDefaults()
 	dialer := &net.Dialer{Timeout: opt.Dial, KeepAlive: 30 * time.Second, Control: opt.control}
+	early := &spares{dial: dialer.DialContext, ready: map[string][]*spare{}}
 	return &roundTripper{
 		stall:     opt.Stall,
 		userAgent: opt.UserAgent,
+		spares:    early,
 		inner: &http.Transport{
 			Proxy:                 opt.Proxy,
-			DialContext:           dialer.DialContext,
+			DialContext:           early.connect,
 			TLSClientConfig:       opt.TLS,
 			TLSHandshakeTimeout:   15 * time.Second,
 			ResponseHeaderTimeout: opt.Header,
@@ -129,6 +131,7 @@ type roundTripper struct {
 	inner     *http.Transport
 	stall     time.Duration
 	userAgent string
+	spares    *spares
 }
 
 // RoundTrip sends the request. The body of the response ends with ErrStalled

@@ -29,7 +29,7 @@ func Lock(path string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
 	}
-	for deadline := time.Now().Add(Patience); ; time.Sleep(poll) {
+	for waited := time.Duration(0); ; waited += poll {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		switch {
 		case err == nil:
@@ -37,8 +37,9 @@ func Lock(path string) (*os.File, error) {
 		case errors.Is(err, unix.EINTR):
 		case !errors.Is(err, unix.EWOULDBLOCK):
 			return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
-		case time.Now().After(deadline):
+		case waited >= Patience:
 			return nil, errors.Join(fmt.Errorf("lock %s: %w", path, ErrLocked), f.Close())
 		}
+		<-time.After(poll)
 	}
 }

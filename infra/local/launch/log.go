@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/infra/local/buildlog"
 )
 
 const (
@@ -66,7 +67,7 @@ func (l *buildLog) note(format string, args ...any) {
 
 func (l *buildLog) line(p events.Progress) {
 	p.Time = l.now().UTC()
-	l.mark(&p)
+	buildlog.Mark(&p, l.platform)
 	data, err := json.Marshal(p)
 	if err != nil {
 		return // a struct of plain fields: cannot happen
@@ -75,34 +76,6 @@ func (l *buildLog) line(p events.Progress) {
 	defer l.mu.Unlock()
 	l.append(append(data, '\n'))
 	l.wake()
-}
-
-// mark says of a line of a part which platform it is about, so that those of
-// several parts in one log are kept apart: steps have ids and names of their own,
-// other text begins with the platform, and no part's result is that of the build.
-func (l *buildLog) mark(p *events.Progress) {
-	if l.platform == "" {
-		return
-	}
-	p.Platform = l.platform
-	if p.ID != "" {
-		p.ID = l.platform + " " + p.ID
-	}
-	if rest, ok := strings.CutPrefix(p.Name, "["); ok {
-		p.Name = "[" + l.platform + " " + rest
-	} else if p.Name != "" {
-		p.Name = l.platform + " " + p.Name
-	}
-	switch p.Kind {
-	case events.ProgressResult:
-		p.Kind = events.ProgressNote
-		if p.Error != "" {
-			p.Text, p.Error = p.Error, ""
-		}
-		fallthrough
-	case events.ProgressNote:
-		p.Text = l.platform + ": " + p.Text
-	}
 }
 
 // append writes whole lines. The caller holds mu.
@@ -141,7 +114,7 @@ func (l *buildLog) take(line []byte) {
 	}
 	bulky := p.Kind == events.ProgressOutput || p.Kind == events.ProgressBytes
 	if l.platform != "" {
-		l.mark(&p)
+		buildlog.Mark(&p, l.platform)
 		data, err := json.Marshal(p)
 		if err != nil {
 			return // a struct of plain fields: cannot happen

@@ -8,7 +8,7 @@ import (
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/functions/record"
 	"github.com/kilnhook/kiln/infra/bus"
-	"github.com/kilnhook/kiln/infra/local/launch"
+	"github.com/kilnhook/kiln/infra/local/buildlog"
 	"github.com/kilnhook/kiln/infra/observe"
 )
 
@@ -23,18 +23,17 @@ type Traces struct {
 	follower *bus.Follower
 }
 
-// OpenTraces prepares that, if it is wanted and there is a bus to follow. l has
-// the logs with the steps of builds; nil if it runs none, and traces then have no
-// steps.
-func OpenTraces(ctx context.Context, b *bus.Bus, ledger record.Getter, l *launch.Launcher, wanted bool, log *slog.Logger) (*Traces, error) {
+// OpenTraces prepares that, if it is wanted and there is a bus to follow. logs have
+// the steps of builds; nil if there are none, and traces then have no steps.
+func OpenTraces(ctx context.Context, b *bus.Bus, ledger record.Getter, logs buildlog.Logs, wanted bool, log *slog.Logger) (*Traces, error) {
 	if !wanted || b == nil {
 		return &Traces{}, nil
 	}
 	read := func(ctx context.Context, id string, each func(line []byte) error) error {
-		if l == nil {
+		if logs == nil {
 			return nil
 		}
-		_, err := l.Log(ctx, id, 0, false, func(lines []byte) error {
+		_, err := logs.Log(ctx, id, 0, false, func(lines []byte) error {
 			for line := range bytes.Lines(lines) {
 				if err := each(line); err != nil {
 					return err

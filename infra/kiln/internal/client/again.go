@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -88,4 +89,35 @@ func (c *Client) json(ctx context.Context, method, path string, header http.Head
 		return fmt.Errorf("read answer of kiln: %w", err)
 	}
 	return nil
+}
+
+// Start says what is to be built: a ref, or an object.
+type Start struct {
+	Trigger    string `json:"trigger,omitempty"`
+	Repo       string `json:"repo,omitempty"`
+	Ref        string `json:"ref,omitempty"`
+	Commit     string `json:"commit,omitempty"`
+	Bucket     string `json:"bucket,omitempty"`
+	Object     string `json:"object,omitempty"`
+	Generation string `json:"generation,omitempty"`
+}
+
+// Start asks for a build.
+func (c *Client) Start(ctx context.Context, s Start) ([]dispatch.Decision, error) {
+	body, err := json.Marshal(s)
+	if err != nil {
+		return nil, fmt.Errorf("start build: %w", err)
+	}
+	resp, err := c.do(ctx, http.MethodPost, "/v1/builds", bytes.NewReader(body), http.Header{"Content-Type": {"application/json"}})
+	if err != nil {
+		return nil, fmt.Errorf("start build: %w", err)
+	}
+	defer resp.Body.Close()
+	var a struct {
+		Builds []dispatch.Decision `json:"builds"`
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&a); err != nil {
+		return nil, fmt.Errorf("start build: read answer of kiln: %w", err)
+	}
+	return a.Builds, nil
 }

@@ -34,7 +34,15 @@ type Client struct {
 	URL   string // without a slash at the end
 	HTTP  *http.Client
 	Token string // bearer token, of a stack that wants one
+	// Refused is what to say besides when the token is not accepted, or lacks.
+	Refused string
 }
+
+// DialError is an error of a connection that says by itself what to do.
+type DialError struct{ Err error }
+
+func (e *DialError) Error() string { return e.Err.Error() }
+func (e *DialError) Unwrap() error { return e.Err }
 
 // New returns a client of the stack at an address: a URL, or host:port.
 func New(address string) (*Client, error) {
@@ -107,13 +115,20 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader, he
 	if err != nil {
 		return nil, fmt.Errorf("ask kiln: %w", err)
 	}
-	return nil, &StatusError{Status: resp.StatusCode, Text: message(text)}
+	refused := &StatusError{Status: resp.StatusCode, Text: message(text)}
+	if resp.StatusCode == http.StatusUnauthorized && c.Refused != "" {
+		return nil, fmt.Errorf("%w: %s", refused, c.Refused)
+	}
+	return nil, refused
 }
 
 // explain says what to do when there was no answer.
 func (c *Client) explain(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
+	}
+	if own, ok := errors.AsType[*DialError](err); ok {
+		return own.Err
 	}
 	var op *net.OpError
 	if errors.As(err, &op) && op.Op == "dial" || errors.Is(err, syscall.ECONNREFUSED) {
@@ -245,7 +260,7 @@ func (e *lineError) Error() string { return e.err.Error() }
 // lines that were passed on; ended says that the stack closed the log because
 // there will be no more.
 func (c *Client) logOnce(ctx context.Context, id string, offset int64, follow bool, line func([]byte) error) (n int64, ended bool, err error) {
-	path := fmt.Sprintf("/api/builds/%s/log?offset=%d", url.PathEscape(id), offset)
+	path := fmt.Sprintf("/v1/builds/%s/log?offset=%d", url.PathEscape(id), offset)
 	if follow {
 		path += "&follow=1"
 	}

@@ -14,7 +14,7 @@ func (a *app) rebuild() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "rebuild BUILD", ValidArgsFunction: a.completeBuilds(1), Short: "build once more what a build built", Args: oneArg("the build's id or its beginning"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.client()
+			c, err := a.client(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -47,7 +47,7 @@ func (a *app) sayDecisions(decisions []dispatch.Decision) error {
 			s.Line("trigger %s builds nothing: %s", d.Trigger, d.Reason)
 			continue
 		}
-		s.Line("build %s (%s): follow with: kiln logs -f %s", d.BuildID, d.Status, d.BuildID[:min(8, len(d.BuildID))])
+		s.Line("build %s (%s): follow with: %s logs -f %s", d.BuildID, d.Status, a.self(), d.BuildID[:min(8, len(d.BuildID))])
 	}
 	return s.Err()
 }
@@ -63,7 +63,7 @@ func (a *app) deadLetters() *cobra.Command {
 			if limit < 1 {
 				return &usageError{fmt.Errorf("--limit is %d, and must be 1 or more", limit)}
 			}
-			c, err := a.client()
+			c, err := a.client(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -80,7 +80,7 @@ func (a *app) deadLetters() *cobra.Command {
 			}
 			switch {
 			case next != "":
-				s.Line("more: kiln deadletters --after %s", next)
+				s.Line("more: %s deadletters --after %s", a.self(), next)
 			case len(letters) == 0 && after == "":
 				s.Line("there are none")
 			}
@@ -93,7 +93,7 @@ func (a *app) deadLetters() *cobra.Command {
 		&cobra.Command{
 			Use: "replay KEY", Short: "read one again, and build what it asks for", Args: oneArg("a key from kiln deadletters"),
 			RunE: func(cmd *cobra.Command, args []string) error {
-				c, err := a.client()
+				c, err := a.client(cmd.Context())
 				if err != nil {
 					return err
 				}
@@ -107,7 +107,7 @@ func (a *app) deadLetters() *cobra.Command {
 		&cobra.Command{
 			Use: "rm KEY", Short: "remove one", Args: oneArg("a key from kiln deadletters"),
 			RunE: func(cmd *cobra.Command, args []string) error {
-				c, err := a.client()
+				c, err := a.client(cmd.Context())
 				if err != nil {
 					return err
 				}

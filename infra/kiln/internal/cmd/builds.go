@@ -24,7 +24,7 @@ func (a *app) builds() *cobra.Command {
 			if limit < 1 {
 				return &usageError{fmt.Errorf("--limit is %d, and must be 1 or more", limit)}
 			}
-			c, err := a.client()
+			c, err := a.client(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -45,7 +45,7 @@ func (a *app) builds() *cobra.Command {
 				return err
 			}
 			if l.Next != "" {
-				_, err = fmt.Fprintf(a.Stdout, "older ones: kiln builds --after %s\n", l.Next)
+				_, err = fmt.Fprintf(a.Stdout, "older ones: %s builds --after %s\n", a.self(), l.Next)
 			}
 			return err
 		},
@@ -84,7 +84,7 @@ func (a *app) build() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "build BUILD", ValidArgsFunction: a.completeBuilds(1), Short: "describe one build: its steps, layers, outcome and event", Args: oneArg("the build's id or its beginning"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.client()
+			c, err := a.client(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -126,7 +126,7 @@ func (a *app) cancel() *cobra.Command {
 	return &cobra.Command{
 		Use: "cancel BUILD", ValidArgsFunction: a.completeBuilds(1), Short: "cancel a build", Args: oneArg("the build's id or its beginning"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.client()
+			c, err := a.client(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -154,7 +154,7 @@ func (a *app) logs() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "logs BUILD", ValidArgsFunction: a.completeBuilds(1), Short: "print the log of a build", Args: oneArg("the build's id or its beginning"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.client()
+			c, err := a.client(cmd.Context())
 			if err != nil {
 				return err
 			}

@@ -36,6 +36,7 @@ type Process struct {
 	Terminal   show.Terminal // at Stdout
 	Now        func() time.Time
 	Executable string // path of this program
+	Plugin     bool   // it was called as a plugin of kubectl: it talks to a cluster
 	Version    string
 }
 
@@ -55,6 +56,7 @@ type app struct {
 	data   string // --data
 	output string // --output
 	asJSON bool   // --json
+	kubeFlags
 }
 
 // Run runs the command and returns the exit status.
@@ -90,7 +92,7 @@ func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use: "kiln", Short: "build container images when code arrives",
 		Long: "Kiln builds a container image when code arrives, and says so with an event.\n\n" +
-			"kiln up starts everything on this machine. The other commands talk to it.",
+			"kiln up starts everything on this machine. The other commands talk to it, and with --kube to the Kiln of a cluster.",
 		SilenceUsage: true, SilenceErrors: true, Args: noArgs,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
@@ -103,7 +105,7 @@ func (a *app) root() *cobra.Command {
 			if a.output != "text" && a.output != "json" {
 				return &usageError{fmt.Errorf("--output is %q, and may be text or json", a.output)}
 			}
-			return nil
+			return a.checkKube(cmd)
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -112,8 +114,9 @@ func (a *app) root() *cobra.Command {
 	flags.StringVar(&a.server, "server", "", "address of the stack (KILN_SERVER; default: the one running on this machine)")
 	flags.StringVar(&a.data, "data", a.Getenv("KILN_DATA"), "data directory of the stack (KILN_DATA; default: "+a.defaultData()+")")
 	flags.StringVarP(&a.output, "output", "o", "text", "text or json")
+	a.defineKube(root)
 	flags.BoolVar(&a.asJSON, "json", false, "the same as --output json")
-	root.AddCommand(a.up(), a.submit(), a.builds(), a.build(), a.diff(), a.logs(), a.events(), a.cancel(), a.rebuild(), a.triggers(), a.deadLetters(), a.doctor(), a.completion(), a.version(), a.gitHook())
+	root.AddCommand(a.up(), a.submit(), a.start(), a.builds(), a.build(), a.diff(), a.logs(), a.events(), a.cancel(), a.rebuild(), a.triggers(), a.deadLetters(), a.doctor(), a.completion(), a.version(), a.gitHook())
 	return root
 }
 
@@ -143,13 +146,16 @@ func (a *app) defaultData() string {
 }
 
 // client returns a client of the stack that is meant.
-func (a *app) client() (*client.Client, error) {
+func (a *app) client(ctx context.Context) (*client.Client, error) {
+	if a.kube != "" {
+		return a.clusterClient(ctx)
+	}
 	files := client.AddressFiles(a.data, a.Getenv("XDG_RUNTIME_DIR"), a.defaultData())
 	c, err := client.New(client.Find([]string{a.server, a.Getenv("KILN_SERVER")}, files))
 	if err != nil {
 		return nil, &usageError{err}
 	}
-	c.Token, _, _ = strings.Cut(strings.TrimSpace(a.Getenv("KILN_TOKEN")), "\n")
+	c.Token = a.ownToken()
 	return c, nil
 }
 

@@ -50,7 +50,7 @@ func (a *app) completeBuilds(most int) cobra.CompletionFunc {
 		}
 		ctx, cancel := context.WithTimeoutCause(cmd.Context(), completeTime, errors.New("the stack does not answer in time"))
 		defer cancel()
-		c, err := a.client()
+		c, err := a.client(ctx)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}

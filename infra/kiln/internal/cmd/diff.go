@@ -104,7 +104,7 @@ func (a *app) sideOf(ctx context.Context, images registry.Client, arg string) (s
 		}
 		return imageOf(ctx, images, side{Ref: repository(arg) + "@" + digest})
 	}
-	c, err := a.client()
+	c, err := a.client(ctx)
 	if err != nil {
 		return side{}, err
 	}

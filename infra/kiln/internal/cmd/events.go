@@ -21,7 +21,7 @@ func (a *app) events() *cobra.Command {
 		Long: "Print the events that are kept, or with -f those that come from now on.\n" +
 			"With --after both begin after that place; --after 0 is everything that is kept.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.client()
+			c, err := a.client(cmd.Context())
 			if err != nil {
 				return err
 			}

@@ -58,7 +58,7 @@ func (a *app) runSubmit(ctx context.Context, sub submission) error {
 	if !slices.Contains(view.Modes(), sub.progress) {
 		return &usageError{fmt.Errorf("--progress is %q, and may be %s", sub.progress, strings.Join(view.Modes(), ", "))}
 	}
-	c, err := a.client()
+	c, err := a.client(ctx)
 	if err != nil {
 		return err
 	}

@@ -75,9 +75,10 @@ func plain(v tftypes.Value) (any, error) {
 	return m, nil
 }
 
-// at follows a path such as "push_config.0.push_endpoint".
-func (v values) at(path string) any {
-	var x any = map[string]any(v)
+// At follows a path such as "push_config.0.push_endpoint" in the values of a resource; nil if it
+// leads nowhere.
+func At(values map[string]any, path string) any {
+	var x any = values
 	for step := range strings.SplitSeq(path, ".") {
 		switch c := x.(type) {
 		case map[string]any:
@@ -94,6 +95,8 @@ func (v values) at(path string) any {
 	}
 	return x
 }
+
+func (v values) at(path string) any { return At(v, path) }
 
 // text is the string at a path, empty if there is none.
 func (v values) text(path string) string {
