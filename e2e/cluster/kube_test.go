@@ -248,7 +248,7 @@ func (c cli) rights(t *testing.T) {
 	for _, args := range [][]string{
 		{"set-credentials", "somebody", "--token=" + credential}, {"set-context", "theirs", "--cluster=" + cluster, "--user=somebody"},
 	} {
-		run(t, "env", "-i", c.env[0], "kubectl", "--kubeconfig", config, "config", args[0], args[1], args[2], args[len(args)-1])
+		run(t, "env", "-i", c.env[0], c.env[1], "kubectl", "--kubeconfig", config, "config", args[0], args[1], args[2], args[len(args)-1])
 	}
 	theirs := c
 	theirs.env = append(theirs.env[:len(theirs.env):len(theirs.env)], "KUBECONFIG="+config)
