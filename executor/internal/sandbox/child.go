@@ -53,7 +53,7 @@ func Inside(lookup func(string) (string, bool)) (Namespace, bool) {
 	if err := json.Unmarshal([]byte(v), &ns); err != nil {
 		return Namespace{}, false
 	}
-	return ns, true
+	return ns.asking(), true
 }
 
 // enterChild waits until its ids are mapped and becomes the program proper:

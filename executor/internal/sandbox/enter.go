@@ -20,13 +20,15 @@ import (
 // directories below workDir, by trying in a child. The error wraps
 // ErrNoOverlay and says why not, for each way that was tried.
 func Probe(ctx context.Context, workDir string) (Namespace, error) {
+	if tryOnThread(workDir) == nil {
+		return Namespace{}.asking(), nil
+	}
 	var reasons []string
 	for _, user := range []bool{false, true} {
 		ns := Namespace{User: user}
-		out, err := probe(ctx, workDir, ns)
+		err := probe(ctx, workDir, ns)
 		if err == nil {
-			ns.FreshProc = out.FreshProc
-			return ns, nil
+			return ns.asking(), nil
 		}
 		if ctx.Err() != nil {
 			return Namespace{}, context.Cause(ctx)
@@ -40,30 +42,38 @@ func Probe(ctx context.Context, workDir string) (Namespace, error) {
 	return Namespace{}, fmt.Errorf("%w: %s", ErrNoOverlay, strings.Join(reasons, "; "))
 }
 
-type probeResult struct {
-	Error     string `json:"error,omitempty"`
-	FreshProc bool   `json:"freshProc"`
+// tryOnThread tries it on a thread of this process, without a child: that is sooner
+// done where no user namespace is needed. Why it does not work is better asked of a child.
+func tryOnThread(workDir string) error {
+	tried := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with its namespace
+		err := unix.Unshare(unix.CLONE_NEWNS)
+		if err == nil {
+			err = tryOverlay(workDir, Namespace{})
+		}
+		tried <- err
+	}()
+	return <-tried
 }
 
-func probe(ctx context.Context, workDir string, ns Namespace) (probeResult, error) {
-	var out, diag bytes.Buffer
+func probe(ctx context.Context, workDir string, ns Namespace) error {
+	var said, diag bytes.Buffer
 	cmd, err := start(ctx, ns, []string{roleProbe, workDir, userFlag(ns)}, nil, func(c *exec.Cmd) {
-		c.Stdout, c.Stderr = &out, &diag
+		c.Stdout, c.Stderr = &said, &diag
 	})
 	if err != nil {
-		return probeResult{}, err
+		return err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })
 	defer stop()
-	werr := cmd.Wait()
-	var res probeResult
-	if err := json.Unmarshal(out.Bytes(), &res); err != nil {
-		return res, errors.Join(werr, errors.New(strings.TrimSpace(diag.String())))
+	if werr := cmd.Wait(); werr != nil {
+		return errors.Join(werr, errors.New(strings.TrimSpace(diag.String())))
 	}
-	if res.Error != "" {
-		return res, errors.New(res.Error)
+	if said.Len() > 0 {
+		return errors.New(said.String())
 	}
-	return res, nil
+	return nil
 }
 
 func userFlag(ns Namespace) string {

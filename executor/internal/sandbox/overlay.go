@@ -149,7 +149,7 @@ func Unmount(target string) error {
 // need and that do not exist are made, and stay.
 func (ns Namespace) RunIn(ctx context.Context, root string, files map[string]string, p Process) error {
 	s := specOf(p)
-	s.Root, s.FreshProc, s.User = root, ns.FreshProc, ns.User
+	s.Root, s.FreshProc, s.User = root, ns.hasFreshProc(), ns.User
 	for source, target := range files {
 		s.Mounts = append(s.Mounts, mount{source, target})
 	}
@@ -166,7 +166,7 @@ func (ns Namespace) RunIn(ctx context.Context, root string, files map[string]str
 	if p.NoNetwork {
 		flags |= unix.CLONE_NEWNET
 	}
-	if ns.FreshProc {
+	if s.FreshProc {
 		flags |= unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
 	}
 	return run(ctx, s, p, flags)

@@ -1,11 +1,9 @@
 package sandbox
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"syscall"
 
@@ -13,27 +11,22 @@ import (
 )
 
 // probeChild tries, inside new namespaces, all that Overlay mode needs, and
-// prints a probeResult. Its arguments are the work directory and whether it is
+// prints why it does not work. Its arguments are the work directory and whether it is
 // in a user namespace.
 func probeChild(args []string, stdout io.Writer) int {
-	var res probeResult
-	if len(args) == 3 && args[0] == "proc" {
-		return probeProc(args[1])
+	if len(args) == 1 && args[0] == "proc" {
+		return probeProc()
 	}
 	if len(args) != 2 {
 		return 1
 	}
-	ns := Namespace{User: args[1] == "user"}
-	if err := tryOverlay(args[0], ns, &res); err != nil {
-		res.Error = err.Error()
-	}
-	if err := json.NewEncoder(stdout).Encode(res); err != nil {
-		return 1
+	if err := tryOverlay(args[0], Namespace{User: args[1] == "user"}); err != nil {
+		fmt.Fprint(stdout, err)
 	}
 	return 0
 }
 
-func tryOverlay(workDir string, ns Namespace, res *probeResult) error {
+func tryOverlay(workDir string, ns Namespace) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
@@ -43,7 +36,7 @@ func tryOverlay(workDir string, ns Namespace, res *probeResult) error {
 	}
 	defer os.RemoveAll(dir)
 	sub := func(name string) string { return filepath.Join(dir, name) }
-	for _, name := range []string{"lower", "upper", "work", "merged", "proc"} {
+	for _, name := range []string{"lower", "upper", "work", "merged"} {
 		if err := os.Mkdir(sub(name), 0o755); err != nil {
 			return err
 		}
@@ -65,20 +58,25 @@ func tryOverlay(workDir string, ns Namespace, res *probeResult) error {
 	if err := os.Lchown(sub("merged/owned"), 1, 1); err != nil {
 		return fmt.Errorf("give a file to another user: %w", err)
 	}
-	cmd := &exec.Cmd{Path: selfExe, Args: []string{roleProbe, "proc", sub("proc"), ""}}
+	return nil
+}
+
+// canHaveProc finds out whether a RUN of this process may have its own pid namespace
+// and a /proc of it.
+func canHaveProc() bool {
+	cmd := command(roleProbe, "proc")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
 		Pdeathsig:  unix.SIGKILL,
 	}
-	res.FreshProc = cmd.Run() == nil
-	return nil
+	return cmd.Run() == nil
 }
 
 // probeProc tells by its exit status whether /proc can be mounted in a new pid
 // namespace.
-func probeProc(target string) int {
+func probeProc() int {
 	if unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") != nil ||
-		unix.Mount("proc", target, "proc", quiet, "") != nil {
+		unix.Mount("proc", "/proc", "proc", quiet, "") != nil {
 		return 1
 	}
 	return 0

@@ -16,6 +16,7 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"sync"
 )
 
 // Mode is how a build is isolated.
@@ -39,9 +40,21 @@ func ParseMode(s string) (Mode, error) {
 
 // Namespace is what the executor found it can have in Overlay mode.
 type Namespace struct {
-	User      bool `json:"user"`      // a user namespace is needed
-	FreshProc bool `json:"freshProc"` // a RUN may have its own pid namespace and /proc
+	User bool `json:"user"` // a user namespace is needed
+	// FreshProc says that a RUN may have its own pid namespace and /proc. If it does
+	// not, and the Namespace is from Probe or Inside, the first RUN finds out.
+	FreshProc bool `json:"-"`
+
+	ask func() bool
 }
+
+// asking returns the Namespace with a question that its first RUN asks.
+func (ns Namespace) asking() Namespace {
+	ns.ask = sync.OnceValue(canHaveProc)
+	return ns
+}
+
+func (ns Namespace) hasFreshProc() bool { return ns.FreshProc || ns.ask != nil && ns.ask() }
 
 // ErrNoOverlay is wrapped by the error of Probe: this process cannot have the
 // Overlay mode.

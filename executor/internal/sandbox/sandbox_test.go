@@ -153,7 +153,7 @@ func TestCancel(t *testing.T) {
 func TestProbe(t *testing.T) {
 	nstest.Need(t)
 	ns, err := Probe(t.Context(), t.TempDir())
-	if err != nil || ns.User || !ns.FreshProc {
+	if err != nil || ns.User || !ns.hasFreshProc() {
 		t.Errorf("root on a machine gets %+v, %v", ns, err)
 	}
 	_, err = Probe(t.Context(), "/proc")
