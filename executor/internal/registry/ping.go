@@ -117,6 +117,9 @@ func (p *pings) ask(req *http.Request, key string, k *pong) (*http.Response, err
 		delete(p.seen, key)
 		if req.URL.Scheme == "https" && req.Context().Err() == nil {
 			p.refused[req.URL.Host] = err
+			if p.plain(req.URL.Host) {
+				k.failed = err // who waited need not ask again, there is http
+			}
 			p.settle(req.URL.Host)
 		}
 		return nil, err

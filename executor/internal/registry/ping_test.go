@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 func ask(t *testing.T, rt http.RoundTripper, url string) (int, string, string) {
@@ -96,3 +98,40 @@ type roundTripper func(*http.Request) (*http.Response, error)
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func never(string) bool { return false }
+
+// Who waits while https is refused does not ask for it again, though http has not
+// answered yet.
+func TestPingsShareARefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var secure, plain atomic.Int32
+		p := newPings(roundTripper(func(r *http.Request) (*http.Response, error) {
+			if r.URL.Scheme == "https" {
+				secure.Add(1)
+				time.Sleep(time.Second)
+				return nil, errors.New("no TLS here")
+			}
+			plain.Add(1)
+			time.Sleep(2 * time.Second)
+			return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: http.NoBody}, nil
+		}), func(string) bool { return true })
+		begun := time.Now()
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() {
+				if code, _, said := ask(t, p, "https://registry.test/v2/"); code != 0 || !strings.Contains(said, "no TLS here") {
+					t.Errorf("%d %q", code, said)
+				}
+				if waited := time.Since(begun); waited != time.Second {
+					t.Errorf("a refusal after %s", waited)
+				}
+				if code, _, said := ask(t, p, "http://registry.test/v2/"); code != http.StatusOK {
+					t.Errorf("%d %q", code, said)
+				}
+			})
+		}
+		wg.Wait()
+		if secure.Load() != 1 || plain.Load() != 1 {
+			t.Errorf("https was tried %d times and http %d", secure.Load(), plain.Load())
+		}
+	})
+}
