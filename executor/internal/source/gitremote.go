@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/object"
@@ -38,14 +39,9 @@ type packSession interface {
 // openRemote asks the server what the repository has. Packs go to dir.
 func openRemote(ctx context.Context, g *gitFetch, spec gitSpec, dir string) (*gitRemote, error) {
 	if spec.url.Scheme == "ssh" {
-		session, err := openSSH(ctx, g, spec)
+		session, refs, err := askSSH(ctx, g, spec)
 		if err != nil {
 			return nil, err
-		}
-		refs, err := session.AdvertisedReferencesContext(ctx)
-		if err != nil {
-			_ = session.Close()
-			return nil, gitError(ctx, err, true)
 		}
 		return &gitRemote{g: g, session: session, refs: refs, dir: dir}, nil
 	}
@@ -66,6 +62,30 @@ func openRemote(ctx context.Context, g *gitFetch, spec gitSpec, dir string) (*gi
 		return nil, gitError(ctx, err, auth != nil)
 	}
 	return &gitRemote{g: g, session: session, refs: refs, dir: dir}, nil
+}
+
+// askSSH asks by ssh what the repository has, anew where a server that is busy ends the
+// conversation before it has said anything.
+func askSSH(ctx context.Context, g *gitFetch, spec gitSpec) (*sshRemote, *packp.AdvRefs, error) {
+	for try := 0; ; try++ {
+		session, err := openSSH(ctx, g, spec)
+		if err != nil {
+			return nil, nil, err
+		}
+		refs, err := session.AdvertisedReferencesContext(ctx)
+		if err == nil {
+			return session, refs, nil
+		}
+		_ = session.Close()
+		if !errors.Is(err, io.EOF) || try >= min(g.opt.Retries, 2) {
+			return nil, nil, gitError(ctx, err, true)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil, context.Cause(ctx)
+		case <-time.After(g.opt.RetryWait << min(try, 5)):
+		}
+	}
 }
 
 // close releases the pack. It may be called more than once.
