@@ -77,7 +77,7 @@ func askSSH(ctx context.Context, g *gitFetch, spec gitSpec) (*sshRemote, *packp.
 			return session, refs, nil
 		}
 		_ = session.Close()
-		if !errors.Is(err, io.EOF) || try >= min(g.opt.Retries, 2) {
+		if !errors.Is(err, io.EOF) && !errors.Is(err, packp.ErrEmptyInput) || try >= min(g.opt.Retries, 2) {
 			return nil, nil, gitError(ctx, err, true)
 		}
 		select {

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -171,6 +172,33 @@ func TestSSHURL(t *testing.T) {
 		}
 		if err != nil || got != want {
 			t.Errorf("%s: %s, %v, want %s", raw, got, err, want)
+		}
+	}
+}
+
+// A server that hangs up before it has said anything is asked again, and the error of one
+// that always does comes after three times.
+func TestGitSSHHangsUp(t *testing.T) {
+	s, g := sshd.Start(t), newGitServer(t)
+	g.repo("r.git", map[string]string{"f": "first"})
+	for hangs, fails := range map[int]bool{2: false, 1000: true} {
+		asked := filepath.Join(t.TempDir(), "asked")
+		program := fmt.Sprintf("#!/bin/sh\necho x >> %s\nif [ $(wc -l < %s) -le %d ]; then exit 0; fi\nexec git upload-pack \"$@\"\n", asked, asked, hangs)
+		if err := os.WriteFile(filepath.Join(s.Bin, "git-upload-pack"), []byte(program), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		opt := sshOptions(t, s)
+		opt.RetryWait = time.Millisecond
+		c, err := Fetch(t.Context(), "ssh://"+s.User+"@"+s.Addr+g.root+"/r.git", opt)
+		if (err != nil) != fails {
+			t.Errorf("a server that hangs up %d times: %v", hangs, err)
+		}
+		if err == nil {
+			_ = c.Close()
+		}
+		said, err := os.ReadFile(asked)
+		if err != nil || fails && strings.Count(string(said), "x") != 3 {
+			t.Errorf("asked %q, %v", said, err)
 		}
 	}
 }
