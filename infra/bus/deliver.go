@@ -17,6 +17,7 @@ import (
 	"github.com/cloudevents/sdk-go/v2/event"
 
 	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/infra/wait"
 )
 
 // maxAnswer is how many bytes of an answer are read.
@@ -58,7 +59,7 @@ func (p poster) deliver(ctx context.Context, sub Subscriber, e event.Event, atte
 		}
 		p.Log.Info("webhook will be tried again", "webhook", sub.Name, "event", e.ID(),
 			"attempt", attempt, "status", answer.status, "pause", pause, "err", err)
-		if err := sleep(ctx, pause); err != nil {
+		if err := wait.For(ctx, pause); err != nil {
 			return err
 		}
 		backoff = min(2*backoff, p.MaxBackoff)
@@ -143,16 +144,4 @@ func (p poster) retryAfter(text string) time.Duration {
 		return at.Sub(p.Now())
 	}
 	return 0
-}
-
-// sleep waits, or returns the reason why the context ended first.
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/kilnhook/kiln/infra/wait"
 )
 
 const (
@@ -208,7 +210,7 @@ func (c *Console) wait(ctx context.Context, id string, offset int64) error {
 		return context.Cause(ctx)
 	}
 	if c.cfg.Logs == nil {
-		return sleep(ctx, waitStart)
+		return wait.For(ctx, waitStart)
 	}
 	silent, cancel := context.WithTimeoutCause(ctx, waitSilent, errSilent)
 	defer cancel()
@@ -220,19 +222,8 @@ func (c *Console) wait(ctx context.Context, id string, offset int64) error {
 		return nil
 	}
 	// It is not handed over yet, or has ended and is about to be announced.
-	return sleep(ctx, waitStart)
+	return wait.For(ctx, waitStart)
 }
 
 // errSilent is why waiting for a log is interrupted.
 var errSilent = errors.New("the log is silent")
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}

@@ -26,6 +26,7 @@ import (
 
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/functions/record"
+	"github.com/kilnhook/kiln/infra/wait"
 )
 
 // Ledger is the part of a ledger that logs are kept in.
@@ -172,7 +173,7 @@ func (k *Keeper) tape(req events.Request) *tape {
 		delete(k.tapes, t.id)
 		k.mu.Unlock()
 		t.fail(err)
-		if t.isWanted() && pause(ctx, idle) == nil { // the spool may have room again
+		if t.isWanted() && wait.For(ctx, idle) == nil { // the spool may have room again
 			k.tape(req).keep(t.isDecided())
 		}
 	})
@@ -221,14 +222,14 @@ func (k *Keeper) fetch(ctx context.Context, t *tape) error {
 
 // store puts a tape that has ended into the ledger, if it is not from there.
 func (k *Keeper) store(ctx context.Context, t *tape) {
-	for wait := time.Second; t.unstored(); wait = min(2*wait, 30*time.Second) {
+	for pause := time.Second; t.unstored(); pause = min(2*pause, 30*time.Second) {
 		err := k.put(ctx, t)
 		if err == nil {
 			t.stored()
 			return
 		}
 		k.cfg.Log.Warn("keep log; trying again", "build", t.id, "err", err)
-		if pause(ctx, wait) != nil {
+		if wait.For(ctx, pause) != nil {
 			return
 		}
 	}
@@ -251,15 +252,4 @@ func (k *Keeper) put(ctx context.Context, t *tape) error {
 		return fmt.Errorf("store log of build %s: %w", t.id, err)
 	}
 	return nil
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

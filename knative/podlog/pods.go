@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kilnhook/kiln/functions/record"
+	"github.com/kilnhook/kiln/infra/wait"
 	"github.com/kilnhook/kiln/knative/launch"
 )
 
@@ -199,7 +200,7 @@ func (r *reader) pod(ctx context.Context, p *corev1.Pod, c *cursor) error {
 		if r.t.unused(r.k.cfg.Now()) {
 			return errUnused
 		}
-		if err := pause(ctx, min(look/2<<min(failed, 10), slowest)); err != nil {
+		if err := wait.For(ctx, min(look/2<<min(failed, 10), slowest)); err != nil {
 			return err
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/functions/record"
 	"github.com/kilnhook/kiln/infra/local/buildlog"
+	"github.com/kilnhook/kiln/infra/wait"
 )
 
 // Log emits the lines of a build's log from the byte offset on, several whole lines at
@@ -67,7 +68,7 @@ func (k *Keeper) part(ctx context.Context, req events.Request, offset int64, fol
 		if !follow {
 			return 0, false, err
 		}
-		if err := pause(ctx, look); err != nil { // another may be about to keep it
+		if err := wait.For(ctx, look); err != nil { // another may be about to keep it
 			return 0, false, err
 		}
 	}

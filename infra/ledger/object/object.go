@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/kilnhook/kiln/infra/ledger"
+	"github.com/kilnhook/kiln/infra/wait"
 )
 
 // ErrPrecondition is the error of Put when the object is not as the condition
@@ -240,22 +241,10 @@ func (s *Store) again(ctx context.Context, f func(attempt int) error) error {
 		if attempt == s.opts.Attempts {
 			return fmt.Errorf("given up after %d attempts: %w", attempt, err)
 		}
-		if err := sleep(ctx, backoff/2+mathrand.N(backoff/2+1)); err != nil {
+		if err := wait.For(ctx, backoff/2+mathrand.N(backoff/2+1)); err != nil {
 			return err
 		}
 		backoff = min(2*backoff, s.opts.MaxBackoff)
-	}
-}
-
-// sleep waits, or returns the reason why the context ended first.
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/kilnhook/kiln/infra/wait"
 )
 
 // keepAlive is the time between empty lines on a silent stream.
@@ -77,8 +79,8 @@ func (s Server) stream(ctx context.Context, id string, offset int64, follow bool
 		if err != nil {
 			return false, err
 		}
-		wait, cancel := context.WithTimeoutCause(ctx, keepAlive, errSilent)
-		offset, err = s.Logs.Log(wait, id, offset, follow, out.lines)
+		silent, cancel := context.WithTimeoutCause(ctx, keepAlive, errSilent)
+		offset, err = s.Logs.Log(silent, id, offset, follow, out.lines)
 		cancel()
 		switch {
 		case errors.Is(err, errSilent) && ctx.Err() == nil:
@@ -100,7 +102,7 @@ func (s Server) stream(ctx context.Context, id string, offset int64, follow bool
 		}
 		// Requested, but not handed to the launcher yet; or one part has ended before
 		// the next began.
-		if err := sleep(ctx, pause); err != nil {
+		if err := wait.For(ctx, pause); err != nil {
 			return false, err
 		}
 	}
@@ -108,17 +110,6 @@ func (s Server) stream(ctx context.Context, id string, offset int64, follow bool
 
 // errSilent is why waiting for a log is interrupted.
 var errSilent = errors.New("the log is silent")
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
 
 // stream writes a log to a client as it comes.
 type stream struct {

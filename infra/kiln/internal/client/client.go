@@ -21,6 +21,7 @@ import (
 
 	"github.com/kilnhook/kiln/infra/local/api"
 	"github.com/kilnhook/kiln/infra/local/bucket"
+	"github.com/kilnhook/kiln/infra/wait"
 )
 
 // DefaultURL is where a stack listens unless told otherwise.
@@ -245,7 +246,7 @@ func (c *Client) Log(ctx context.Context, id string, follow bool, line func([]by
 			return err
 		}
 		fails++
-		if err := pause(ctx, time.Duration(fails)*200*time.Millisecond); err != nil {
+		if err := wait.For(ctx, time.Duration(fails)*200*time.Millisecond); err != nil {
 			return err
 		}
 	}
@@ -285,17 +286,6 @@ func (c *Client) logOnce(ctx context.Context, id string, offset int64, follow bo
 		if err := line(bytes.TrimRight(text, "\r\n")); err != nil {
 			return n, false, &lineError{err}
 		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/kilnhook/kiln/infra/wait"
 )
 
 // Event is one event of the stack and its place.
@@ -64,7 +66,7 @@ func (c *Client) Follow(ctx context.Context, after *uint64, types []string, each
 		case errors.As(err, &refused), !connected:
 			return err
 		}
-		if err := pause(ctx, time.Second); err != nil {
+		if err := wait.For(ctx, time.Second); err != nil {
 			return err
 		}
 	}
