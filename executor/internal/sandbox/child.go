@@ -36,7 +36,7 @@ func Child(args, env []string, stdout, stderr io.Writer) (status int, acted bool
 	case roleRun:
 		return runChild(), true
 	case roleKeep:
-		return keepChild(args[1:]), true
+		return keepChild(args[1:], stdout, stderr), true
 	case roleProbe:
 		return probeChild(args[1:], stdout), true
 	case roleEnter:

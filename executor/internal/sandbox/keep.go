@@ -30,11 +30,11 @@ func keeper(run *exec.Cmd, cloneflags uintptr, tell *os.File) *exec.Cmd {
 }
 
 // keepChild is the keeper. Its argument is the flags of the namespaces of the RUN.
-func keepChild(args []string) int {
+func keepChild(args []string, stdout, stderr io.Writer) int {
 	runtime.LockOSThread() // death signals are tied to threads
 	said, told := os.NewFile(errorFD, "errors"), os.NewFile(statusFD, "status")
 	unix.CloseOnExec(statusFD)
-	status, err := keep(args, said)
+	status, err := keep(args, said, stdout, stderr)
 	if err != nil {
 		fmt.Fprintf(said, "1\n%v", err)
 		return 1
@@ -47,7 +47,7 @@ func keepChild(args []string) int {
 
 // keep starts the process of a RUN, waits for it and ends what it left. SIGTERM ends
 // it before.
-func keep(args []string, said *os.File) (syscall.WaitStatus, error) {
+func keep(args []string, said *os.File, stdout, stderr io.Writer) (syscall.WaitStatus, error) {
 	if len(args) != 1 {
 		return 0, errors.New("the flags of the namespaces are missing")
 	}
@@ -65,7 +65,7 @@ func keep(args []string, said *os.File) (syscall.WaitStatus, error) {
 	signal.Notify(end, unix.SIGTERM)
 	given := os.NewFile(specFD, "spec")
 	cmd := command(roleRun)
-	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = []string{}, "/", os.Stdout, os.Stderr
+	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = []string{}, "/", stdout, stderr
 	cmd.ExtraFiles = []*os.File{given, said}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: uintptr(flags), Setsid: true}
 	if err := cmd.Start(); err != nil {
@@ -82,7 +82,7 @@ func keep(args []string, said *os.File) (syscall.WaitStatus, error) {
 		status = 1 << 8
 	}
 	if err := reapLeftovers(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
+		fmt.Fprintln(stderr, err)
 		return 0, err // as if it had not said how the process ended
 	}
 	return status, nil
