@@ -59,11 +59,12 @@ func Refuse() (string, func(), error) {
 		return "", nil, fmt.Errorf("bind a port of the loopback: %w", err)
 	}
 	name, err := unix.Getsockname(fd)
-	if err != nil {
+	bound, ok := name.(*unix.SockaddrInet4)
+	if err != nil || !ok {
 		release()
-		return "", nil, fmt.Errorf("read the address of a socket: %w", err)
+		return "", nil, fmt.Errorf("read the address of a socket, %T: %w", name, err)
 	}
-	return address(name.(*unix.SockaddrInet4).Port), release, nil
+	return address(bound.Port), release, nil
 }
 
 func address(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
