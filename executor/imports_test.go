@@ -21,6 +21,7 @@ var order = strings.Fields("rootfs inflate decompress progress transport telemet
 // only names the packages that may import a module, for modules that not all may.
 var only = map[string]string{
 	"github.com/moby/buildkit/":                             "dockerfile plan",
+	"github.com/moby/buildkit/util/suggest":                 "dockerfile plan step access",
 	"github.com/google/go-containerregistry/pkg/v1/remote":  "registry cache transport",
 	"github.com/google/go-containerregistry/pkg/v1/tarball": "image",
 	"github.com/google/go-containerregistry/pkg/v1/layout":  "image cache",
