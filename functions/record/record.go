@@ -38,6 +38,7 @@ import (
 	"math"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -202,6 +203,17 @@ func IndexKey(req events.Request) string {
 
 // IndexBuildID is the build id in a key that begins with IndexPrefix.
 func IndexBuildID(key string) string { return key[strings.LastIndexByte(key, '-')+1:] }
+
+// IndexTime is when the build was requested, in milliseconds, that a key which begins
+// with IndexPrefix lists; the zero time if it is no such key.
+func IndexTime(key string) time.Time {
+	digits, _, _ := strings.Cut(strings.TrimPrefix(key, IndexPrefix), "-")
+	reverse, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || reverse < 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(math.MaxInt64 - reverse).UTC()
+}
 
 // RegisterKey is the key of the register of a change's ref or object for a
 // trigger.
