@@ -47,7 +47,7 @@ func (s *session) mountsFrom(ctx context.Context, ref string) {
 const besides = 8
 
 // requestsOf is how many requests at a time a build sends to the registry that its
-// cache is in.
+// cache is in: two for a step, to mount its layer and to ask whether the roster is right.
 func requestsOf(file *dockerfile.File) int {
 	steps := 0
 	for _, st := range file.Stages {
@@ -58,7 +58,7 @@ func requestsOf(file *dockerfile.File) int {
 			}
 		}
 	}
-	return min(steps, cache.MaxParallel) + besides
+	return 2*min(steps, cache.MaxParallel) + besides
 }
 
 // document is what the last build found under a digest.

@@ -6,6 +6,7 @@
 package cache
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -83,6 +84,8 @@ type store interface {
 	// manifest returns the manifest stored under a key; errNone if there is
 	// none.
 	manifest(ctx context.Context, k Key) ([]byte, error)
+	// current tells whether that is, as far as the store says, the one with a digest.
+	current(ctx context.Context, k Key, digest v1.Hash) bool
 	// layer returns the layer that a manifest describes, and what makes sure that
 	// it is there.
 	layer(ctx context.Context, k Key, desc v1.Descriptor, diffID v1.Hash) (l v1.Layer, check func() error, err error)
@@ -126,21 +129,20 @@ func (c *Cache) Get(ctx context.Context, k Key) (e Entry, reason string, err err
 	if c.failures.Load() >= maxFailures {
 		return miss(tooOften)
 	}
-	e, err = c.get(ctx, k)
+	e, _, err = c.get(ctx, k)
 	return c.judge(ctx, k, e, err)
 }
 
-// get asks the store for an entry, and whether its layer is there.
-func (c *Cache) get(ctx context.Context, k Key) (Entry, error) {
-	raw, err := c.store.manifest(ctx, k)
-	if err != nil {
-		return Entry{}, err
+// get asks the store for an entry and its manifest, and whether its layer is there.
+func (c *Cache) get(ctx context.Context, k Key) (e Entry, raw []byte, err error) {
+	if raw, err = c.store.manifest(ctx, k); err != nil {
+		return Entry{}, nil, err
 	}
 	e, check, err := c.read(ctx, k, raw)
 	if err == nil {
 		err = check()
 	}
-	return e, err
+	return e, raw, err
 }
 
 // judge says what became of looking up a key.
@@ -184,36 +186,54 @@ const (
 
 func (e *badEntryError) Error() string { return e.why }
 
-// find looks for an entry, in the roster first. Whether its layer is there is for
-// check to say.
-func (c *Cache) find(ctx context.Context, k Key) (e Entry, check func() (Entry, error), err error) {
-	raw := c.roster.entry(ctx, k)
-	known := raw != nil
-	if known {
-		_, err := parseManifest(raw, k)
-		known = err == nil
-	}
-	if !known {
-		if raw, err = c.store.manifest(ctx, k); err != nil {
-			return Entry{}, nil, err
+// finding is what is known of a key before its layer was looked for.
+type finding struct {
+	Entry
+
+	check   func() (Entry, error) // tells whether the layer is there; nil for a miss
+	current func() bool           // tells whether the roster, which has the entry, is right; nil if the cache has it
+}
+
+// find looks for an entry, in the roster first.
+func (c *Cache) find(ctx context.Context, k Key) (f finding, err error) {
+	isThere, raw := func() error { return nil }, c.roster.entry(ctx, k)
+	if raw != nil {
+		if f.Entry, isThere, err = c.read(ctx, k, raw); err == nil {
+			digest, _, _ := v1.SHA256(bytes.NewReader(raw)) // of bytes: it does not fail
+			f.current = func() bool { return c.store.current(ctx, k, digest) }
 		}
 	}
-	e, isThere, err := c.read(ctx, k, raw)
-	if err != nil {
-		return Entry{}, nil, err
+	if f.current == nil {
+		if raw, err = c.store.manifest(ctx, k); err == nil {
+			f.Entry, isThere, err = c.read(ctx, k, raw)
+		}
+		if err != nil {
+			return finding{}, err
+		}
 	}
 	c.roster.use(k, raw)
-	return e, func() (Entry, error) {
+	f.check = func() (Entry, error) {
 		err := isThere()
 		if err == nil || ctx.Err() != nil {
-			return e, err
+			return f.Entry, err
+		}
+		if f.current != nil { // there may be another one since
+			return c.anew(ctx, k)
 		}
 		c.roster.use(k, nil)
-		if known { // there may be another one since
-			return c.get(ctx, k)
-		}
 		return Entry{}, err
-	}, nil
+	}
+	return f, nil
+}
+
+// anew is get for an entry of which the roster has what was.
+func (c *Cache) anew(ctx context.Context, k Key) (Entry, error) {
+	c.roster.use(k, nil)
+	e, raw, err := c.get(ctx, k)
+	if err == nil {
+		c.roster.use(k, raw)
+	}
+	return e, err
 }
 
 // read makes an entry of its manifest. Whether its layer is there is for check to say.
@@ -255,59 +275,78 @@ func gone(err error) error {
 // found is what the cache says it has. check finds out, in the background, whether
 // the layers are there: there, which may be nil, is asked for each first, some at
 // once, and what it knows to be where it is needed is not looked for in the cache.
-// verified waits for that. It may have other entries than found, and misses.
+// At the same time the cache is asked whether it still has what the roster says.
+// verified waits for all that. It may have other entries than found, and misses.
 func (c *Cache) Probe(ctx context.Context, keys []Key) (found map[Key]Entry, check func(there func(k Key, l v1.Layer) bool) (verified func() map[Key]Entry)) {
-	entries, checks := make([]Entry, len(keys)), make([]func() (Entry, error), len(keys))
-	slots := make(chan struct{}, c.opt.Parallel)
-	var finding, checking sync.WaitGroup
+	findings := make([]finding, len(keys))
+	slots, asking := make(chan struct{}, c.opt.Parallel), make(chan struct{}, c.opt.Parallel)
+	var group sync.WaitGroup
 	for i, k := range keys {
-		finding.Go(func() {
+		group.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			entries[i], checks[i] = c.lookFor(ctx, k)
+			findings[i] = c.lookFor(ctx, k)
 		})
 	}
-	finding.Wait()
-	return byKey(keys, entries), func(there func(k Key, l v1.Layer) bool) func() map[Key]Entry {
+	group.Wait()
+	return byKey(keys, findings), func(there func(k Key, l v1.Layer) bool) func() map[Key]Entry {
 		for i, k := range keys {
-			if checks[i] == nil {
-				continue
+			if f := findings[i]; f.check != nil {
+				group.Go(func() {
+					current := f.ask(asking)
+					slots <- struct{}{}
+					defer func() { <-slots }()
+					e, err := f.Entry, error(nil)
+					if f.Layer == nil || there == nil || !there(k, f.Layer) {
+						e, err = f.check()
+					}
+					if !<-current {
+						e, err = c.anew(ctx, k)
+					}
+					findings[i].Entry = missed(c.judge(ctx, k, e, err))
+				})
 			}
-			checking.Go(func() {
-				slots <- struct{}{}
-				defer func() { <-slots }()
-				if l := entries[i].Layer; l == nil || there == nil || !there(k, l) {
-					e, err := checks[i]()
-					entries[i] = missed(c.judge(ctx, k, e, err))
-				}
-			})
 		}
 		return func() map[Key]Entry {
-			checking.Wait()
-			return byKey(keys, entries)
+			group.Wait()
+			return byKey(keys, findings)
 		}
 	}
 }
 
-func byKey(keys []Key, entries []Entry) map[Key]Entry {
+// ask finds out in the background whether what the roster says is right.
+func (f finding) ask(slots chan struct{}) <-chan bool {
+	current := make(chan bool, 1)
+	if f.current == nil {
+		current <- true
+		return current
+	}
+	go func() {
+		slots <- struct{}{}
+		defer func() { <-slots }()
+		current <- f.current()
+	}()
+	return current
+}
+
+func byKey(keys []Key, findings []finding) map[Key]Entry {
 	out := make(map[Key]Entry, len(keys))
 	for i, k := range keys {
-		out[k] = entries[i]
+		out[k] = findings[i].Entry
 	}
 	return out
 }
 
-// lookFor is find for Probe; check is nil for a miss.
-func (c *Cache) lookFor(ctx context.Context, k Key) (e Entry, check func() (Entry, error)) {
+// lookFor is find for Probe.
+func (c *Cache) lookFor(ctx context.Context, k Key) finding {
 	if c.failures.Load() >= maxFailures {
-		e, _, _ = miss(tooOften)
-		return e, nil
+		return finding{Entry: Entry{Miss: tooOften}}
 	}
-	e, check, err := c.find(ctx, k)
+	f, err := c.find(ctx, k)
 	if err == nil && ctx.Err() == nil {
-		return e, check
+		return f
 	}
-	return missed(c.judge(ctx, k, e, err)), nil
+	return finding{Entry: missed(c.judge(ctx, k, f.Entry, err))}
 }
 
 // missed is the entry of a look-up, a miss also if it failed.

@@ -51,6 +51,16 @@ func (r *repository) manifest(ctx context.Context, k Key) ([]byte, error) {
 	return desc.Manifest, nil
 }
 
+// current asks by a request that registries do not count. One that fails says nothing:
+// who needs the layer looks for it in any case.
+func (r *repository) current(ctx context.Context, k Key, digest v1.Hash) bool {
+	desc, err := r.puller.Head(ctx, r.repo.Tag(k.String()))
+	if err != nil {
+		return statusOf(err) != http.StatusNotFound
+	}
+	return desc.Digest == digest
+}
+
 func statusOf(err error) int {
 	var status *transport.Error
 	if errors.As(err, &status) {

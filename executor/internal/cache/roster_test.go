@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
@@ -134,6 +135,90 @@ func TestRosterOld(t *testing.T) {
 	}
 	if err := second.Keep(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// What was deleted from the cache, or replaced, is not used because the last build used
+// it, though its layer may be there; nor is it said to be old where another build has
+// stored it again.
+func TestRosterIsNotTheCache(t *testing.T) {
+	host, h := registryServer(t)
+	clock := newClock()
+	opt := Options{Now: clock.now, TTL: time.Hour}
+	old, fresh := randomLayer(t), randomLayer(t)
+	first := recalled(t, host, opt)
+	keys := []Key{key("kept"), key("deleted"), key("replaced"), key("empty"), key("refreshed")}
+	put := func(c *Cache, k Key, l v1.Layer) {
+		t.Helper()
+		if err := c.Put(t.Context(), k, l, Meta{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(first, key("refreshed"), old)
+	clock.advance(50 * time.Minute)
+	for _, k := range keys[:3] {
+		put(first, k, old)
+	}
+	put(first, key("empty"), nil)
+	if err := first.Keep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	clock.advance(50 * time.Minute)
+	other := repositoryCache(t, host, opt)
+	put(other, key("replaced"), fresh)
+	put(other, key("refreshed"), fresh)
+	deleted := map[string]bool{key("deleted").String(): true, key("empty").String(): true}
+	h.set(func(w http.ResponseWriter, r *http.Request) bool {
+		_, tag, _ := strings.Cut(r.URL.Path, "/manifests/")
+		if deleted[tag] {
+			http.Error(w, `{"errors":[{"code":"MANIFEST_UNKNOWN"}]}`, http.StatusNotFound)
+		}
+		return deleted[tag]
+	})
+	second := recalled(t, host, opt)
+	// Where a layer is already does not matter.
+	for name, there := range map[string]func(Key, v1.Layer) bool{"looked for": nil, "there": func(Key, v1.Layer) bool { return true }} {
+		found, check := second.Probe(t.Context(), keys)
+		verified := check(there)()
+		for k, want := range map[string]Entry{"kept": {Layer: old}, "deleted": {}, "replaced": {Layer: fresh}, "empty": {}, "refreshed": {Layer: fresh}} {
+			if e := verified[key(k)]; !e.Same(want) {
+				t.Errorf("%s: %s: found %+v, verified %+v", name, k, found[key(k)], e)
+			}
+		}
+	}
+	// The next build knows what the cache has.
+	if err := second.Keep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	third := recalled(t, host, opt)
+	h.set(nil)
+	found, _ := third.Probe(t.Context(), []Key{key("kept"), key("replaced"), key("refreshed")})
+	if asked := h.requests(); len(asked) != 0 || !found[key("replaced")].Same(Entry{Layer: fresh}) {
+		t.Errorf("found %+v, asked %q", found, asked)
+	}
+}
+
+// A registry that does not answer whether it has what the roster says says nothing.
+func TestRosterCannotBeAsked(t *testing.T) {
+	host, h := registryServer(t)
+	opt := Options{Now: newClock().now}
+	first := recalled(t, host, opt)
+	if err := first.Put(t.Context(), key("a"), randomLayer(t), Meta{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Keep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	second := recalled(t, host, opt)
+	h.set(func(w http.ResponseWriter, r *http.Request) bool {
+		refused := r.Method == http.MethodHead && strings.Contains(r.URL.Path, "/manifests/")
+		if refused {
+			w.WriteHeader(http.StatusMethodNotAllowed)
+		}
+		return refused
+	})
+	if _, check := second.Probe(t.Context(), []Key{key("a")}); !check(nil)()[key("a")].Hit() {
+		t.Error("it is a miss")
 	}
 }
 

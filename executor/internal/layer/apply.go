@@ -217,8 +217,11 @@ func (a *applier) put(e rootfs.Entry, content io.Reader) error {
 	}
 	switch {
 	case e.Hard:
-		// Its content went by under the file's first name.
+		// Its content and extended attributes went by under the file's first name.
 		if p, perr := snapshot.PrintFile(a.fsys, e.Name); perr == nil {
+			if now, err := a.fsys.Lstat(e.Name); err == nil {
+				e.Xattrs = now.Xattrs
+			}
 			a.opt.Learn(e.Name, p, e.Xattrs)
 		}
 	case content != nil:

@@ -1,7 +1,9 @@
 package layer
 
 import (
+	"archive/tar"
 	"bytes"
+	"maps"
 	"strings"
 	"testing"
 
@@ -40,4 +42,30 @@ func TestEveryNameOfAFileIsLearned(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("apply", learned)
+}
+
+// A further name has the extended attributes of its file, though archives rarely say so
+// again: a snapshot that knows of none would not miss them when they go.
+func TestAttributesOfEveryNameAreLearned(t *testing.T) {
+	var raw bytes.Buffer
+	tw := tar.NewWriter(&raw)
+	for _, h := range []*tar.Header{
+		{Name: "a", Typeflag: tar.TypeReg, Mode: 0o644, PAXRecords: map[string]string{xattrPrefix + "user.k": "v"}},
+		{Name: "b", Typeflag: tar.TypeLink, Linkname: "a", Mode: 0o644},
+	} {
+		if err := tw.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	learned := map[string]string{}
+	learn := func(n string, _ snapshot.Print, xattrs map[string]string) { learned[n] = xattrs["user.k"] }
+	if err := Apply(t.Context(), rootfs.NewMem(), &raw, ApplyOptions{First: true, Learn: learn}); err != nil {
+		t.Fatal(err)
+	}
+	if want := map[string]string{"a": "v", "b": "v"}; !maps.Equal(learned, want) {
+		t.Errorf("learned %v, want %v", learned, want)
+	}
 }

@@ -215,7 +215,7 @@ func TestLayerResumes(t *testing.T) {
 		t.Fatal(err)
 	}
 	layers, _ := img.Layers()
-	if _, ok := layers[0].(*remote.MountableLayer); !ok {
+	if _, ok := innermost(layers[0]).(*remote.MountableLayer); !ok {
 		t.Errorf("a layer is %T and cannot be mounted", layers[0])
 	}
 	s.setHook(cutting(s, &cuts, 700))

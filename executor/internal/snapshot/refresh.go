@@ -64,7 +64,9 @@ func (w *Walk) refresh(name string, fresh *[]addition) (isDir bool, err error) {
 	}
 	if name == "." {
 		w.index.root = now.record
-		return now.dir, nil
+		hash, err := xattrHash(w.root, name)
+		w.index.setXattrs(name, hash)
+		return now.dir, err
 	}
 	var hash uint64
 	if !absent {

@@ -236,6 +236,19 @@ func mappingsTell(t *testing.T, dir string) bool {
 	return told.honest
 }
 
+// noWatch is a kernel that watches nothing from now on.
+func noWatch(t *testing.T, w *Walk) {
+	t.Helper()
+	none, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer none.Close()
+	if err := unix.Dup3(int(none.Fd()), w.watcher.fd, unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A Walk finds exactly what reading everything finds, over long random
 // sequences of operations, on every file system.
 func TestWalkFindsWhatAFullReadingFinds(t *testing.T) {
@@ -243,13 +256,18 @@ func TestWalkFindsWhatAFullReadingFinds(t *testing.T) {
 		for seed := range uint64(8) {
 			t.Run(fmt.Sprint(kind, seed), func(t *testing.T) {
 				t.Parallel()
-				walkAsFullReading(t, rand.New(rand.NewPCG(seed, 1)), where(t))
+				at := where(t)
+				root, outside := filepath.Join(at, "tree"), filepath.Join(at, "outside")
+				if err := errors.Join(os.Mkdir(root, 0o755), os.Mkdir(outside, 0o755)); err != nil {
+					t.Fatal(err)
+				}
+				walkAsFullReading(t, rand.New(rand.NewPCG(seed, 1)), root, outside)
 			})
 		}
 	}
 }
 
-func walkAsFullReading(t *testing.T, r *rand.Rand, root string) {
+func walkAsFullReading(t *testing.T, r *rand.Rand, root, outside string) {
 	t.Helper()
 	for range 60 {
 		mutate(t, r, root)
@@ -266,11 +284,16 @@ func walkAsFullReading(t *testing.T, r *rand.Rand, root string) {
 	}
 	for round := range 25 {
 		before := fullState(t, dir)
+		if r.IntN(60) == 0 {
+			noWatch(t, w)
+		}
 		if err := w.Settle(t.Context(), t.TempDir()); err != nil {
 			t.Fatal(err)
 		}
 		for range r.IntN(6) {
-			mutate(t, r, root)
+			if mutate(t, r, root); r.IntN(2) == 0 {
+				beSly(t, r, root, outside)
+			}
 		}
 		dir.Flush()
 		changes, err := w.Diff(t.Context())

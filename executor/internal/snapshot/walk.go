@@ -90,11 +90,9 @@ func (w *Walk) scan(ctx context.Context) ([]Change, error) {
 	if err := unix.Lstat(w.root.Path(), &st); err != nil {
 		return nil, fmt.Errorf("snapshot %s: %w", w.root.Path(), err)
 	}
-	root := w.index.status(&st).record
-	if !s.first && !w.index.root.sameMeta(&root) {
-		s.changes = append(s.changes, Change{Name: "."})
+	if err := s.top(w.index.status(&st).record); err != nil {
+		return nil, fmt.Errorf("snapshot %s: %w", w.root.Path(), err)
 	}
-	w.index.root = root
 	stop := context.AfterFunc(ctx, func() { s.fail(context.Cause(ctx)) })
 	defer stop()
 	var wg sync.WaitGroup
@@ -109,4 +107,22 @@ func (w *Walk) scan(ctx context.Context) ([]Change, error) {
 	s.index.links = s.links
 	sortChanges(s.changes)
 	return s.changes, nil
+}
+
+// top compares the root itself.
+func (s *scan) top(now record) error {
+	was := s.index.root
+	s.index.root = now
+	if was.sameStat(&now) {
+		return nil
+	}
+	hash, err := xattrHash(s.root, ".")
+	if err != nil {
+		return err
+	}
+	if !s.first && (!was.sameMeta(&now) || hash != s.index.xattrs["."]) {
+		s.changes = append(s.changes, Change{Name: "."})
+	}
+	s.index.setXattrs(".", hash)
+	return nil
 }

@@ -77,7 +77,9 @@ func askSSH(ctx context.Context, g *gitFetch, spec gitSpec) (*sshRemote, *packp.
 			return session, refs, nil
 		}
 		_ = session.Close()
-		if !errors.Is(err, io.EOF) && !errors.Is(err, packp.ErrEmptyInput) || try >= min(g.opt.Retries, 2) {
+		var said *saidError
+		silent := (errors.Is(err, io.EOF) || errors.Is(err, packp.ErrEmptyInput)) && !errors.As(err, &said)
+		if !silent || try >= min(g.opt.Retries, 2) {
 			return nil, nil, gitError(ctx, err, true)
 		}
 		select {

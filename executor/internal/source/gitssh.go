@@ -106,10 +106,19 @@ func (x *sshExchange) failed(ctx context.Context, err error) error {
 	case strings.Contains(lower, "not found"), strings.Contains(lower, "does not exist"), strings.Contains(lower, "not appear to be a git repository"):
 		return fmt.Errorf("repository %w; the server says: %s", ErrNotFound, said)
 	case said != "":
-		return fmt.Errorf("%w; the server says: %s", err, said)
+		return &saidError{err, said}
 	}
 	return err
 }
+
+// saidError is the error of a conversation that a server ended with a reason.
+type saidError struct {
+	err  error
+	said string
+}
+
+func (e *saidError) Error() string { return e.err.Error() + "; the server says: " + e.said }
+func (e *saidError) Unwrap() error { return e.err }
 
 // sshFailed tells an end that was asked for from another.
 func sshFailed(ctx context.Context, err error) error {

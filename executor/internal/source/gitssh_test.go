@@ -202,3 +202,21 @@ func TestGitSSHHangsUp(t *testing.T) {
 		}
 	}
 }
+
+// What a server says is an answer, and not asked for again: it may count attempts.
+func TestGitSSHRefuses(t *testing.T) {
+	s := sshd.Start(t)
+	asked := filepath.Join(t.TempDir(), "asked")
+	program := fmt.Sprintf("#!/bin/sh\necho x >> %s\necho 'Unauthorized: this key is of no project' >&2\nexit 1\n", asked)
+	if err := os.WriteFile(filepath.Join(s.Bin, "git-upload-pack"), []byte(program), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	opt := sshOptions(t, s)
+	opt.RetryWait = time.Millisecond
+	if _, err := Fetch(t.Context(), "ssh://"+s.User+"@"+s.Addr+"/r.git", opt); err == nil || !strings.Contains(err.Error(), "this key is of no project") {
+		t.Errorf("error = %v", err)
+	}
+	if said, err := os.ReadFile(asked); err != nil || strings.Count(string(said), "x") != 1 {
+		t.Errorf("asked %q, %v", said, err)
+	}
+}

@@ -2,11 +2,15 @@ package transport
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"net/url"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxSpare is how long a connection that was opened early is kept for who needs
@@ -26,6 +30,7 @@ type spares struct {
 type spare struct {
 	done   chan struct{}
 	conn   net.Conn // nil: it failed
+	err    error    // why
 	expiry *time.Timer
 }
 
@@ -60,27 +65,52 @@ func (s *spares) open(ctx context.Context, address string, n int) {
 		s.ready[address] = append(s.ready[address], x)
 		go func() {
 			defer close(x.done)
-			if conn, err := s.dial(ctx, "tcp", address); err == nil {
-				x.conn = conn
-			}
+			x.conn, x.err = s.dial(ctx, "tcp", address)
 		}()
 	}
 }
 
-// connect returns a spare connection if there is one, or a new one.
+// connect returns a spare connection if there is one, or a new one. Of one that is being
+// opened it returns the error too: to open another would take as long again.
 func (s *spares) connect(ctx context.Context, network, address string) (net.Conn, error) {
 	for x := s.take(address, nil); x != nil; x = s.take(address, nil) {
 		select {
 		case <-x.done:
+			if x.err == nil && !ended(x.conn) {
+				return x.conn, nil
+			}
+			x.close()
+			continue
+		default:
+		}
+		select {
+		case <-x.done:
+			return x.conn, x.err
 		case <-ctx.Done():
 			x.close()
 			return nil, ctx.Err()
 		}
-		if x.conn != nil {
-			return x.conn, nil
-		}
 	}
 	return s.dial(ctx, network, address)
+}
+
+// ended tells whether a connection on which nothing was sent cannot be used any more:
+// the other side has closed it, or says that it will.
+func ended(conn net.Conn) bool {
+	tcp, ok := conn.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return true
+	}
+	over := false
+	err = raw.Control(func(fd uintptr) {
+		_, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		over = !errors.Is(err, unix.EAGAIN)
+	})
+	return over || err != nil
 }
 
 // take removes a spare connection, the oldest one if x is nil.
@@ -108,7 +138,7 @@ func (s *spares) drop(address string, x *spare) {
 func (x *spare) close() {
 	go func() {
 		<-x.done
-		if x.conn != nil {
+		if x.err == nil {
 			_ = x.conn.Close()
 		}
 	}()

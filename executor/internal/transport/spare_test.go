@@ -1,11 +1,14 @@
 package transport
 
 import (
+	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -89,7 +92,7 @@ func TestSpares(t *testing.T) {
 	if len(rt.spares.ready[host]) != 0 {
 		t.Error("a connection that was dropped is kept")
 	}
-	failed := &spare{done: make(chan struct{}), expiry: time.NewTimer(time.Hour)}
+	failed := &spare{done: make(chan struct{}), err: io.EOF, expiry: time.NewTimer(time.Hour)}
 	close(failed.done)
 	rt.spares.ready[host] = []*spare{failed}
 	resp, err := get(t, rt, srv.URL)
@@ -122,4 +125,86 @@ func TestWarmNot(t *testing.T) {
 		}
 	}
 	Warm(t.Context(), http.DefaultTransport, &plain, 2) // not ours
+}
+
+// A connection that the server has closed meanwhile, or on which it said something
+// that nobody asked for, is not used: a request would fail on it for no reason.
+func TestSparesThatEnded(t *testing.T) {
+	for name, last := range map[string]string{"closed": "", "said": "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n"} {
+		t.Run(name, func(t *testing.T) {
+			l, err := net.Listen("tcp", "[::1]:0")
+			if err != nil {
+				l, err = net.Listen("tcp", "127.0.0.1:0") // there is no IPv6
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			rt := New(Options{}).(*roundTripper)
+			at := &url.URL{Scheme: "http", Host: l.Addr().String()}
+			Warm(t.Context(), rt, at, 2)
+			for range 2 {
+				c, err := l.Accept()
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, _ = io.WriteString(c, last)
+				_ = c.Close()
+			}
+			srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "x") })}
+			go func() { _ = srv.Serve(l) }()
+			defer srv.Close()
+			for _, x := range rt.spares.ready[l.Addr().String()] {
+				<-x.done
+				_ = x.conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+				for !ended(x.conn) {
+					time.Sleep(time.Millisecond)
+				}
+			}
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, at.String(), strings.NewReader("body"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := rt.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if resp.StatusCode != http.StatusOK {
+				t.Errorf("status %s", resp.Status)
+			}
+		})
+	}
+}
+
+// Who waits for a connection that is being opened has its error, as soon and in the
+// same words as if it had opened one.
+func TestSparesThatFail(t *testing.T) {
+	const wait = 50 * time.Millisecond
+	dials := 0
+	var mu sync.Mutex
+	s := &spares{ready: map[string][]*spare{}, dial: func(context.Context, string, string) (net.Conn, error) {
+		mu.Lock()
+		dials++
+		mu.Unlock()
+		time.Sleep(wait)
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("no route to host")}
+	}}
+	s.open(t.Context(), "host:80", 1)
+	_, err := s.connect(t.Context(), "tcp", "host:80")
+	if err == nil || err.Error() != "dial tcp: no route to host" {
+		t.Errorf("error = %v", err)
+	}
+	if dials != 1 {
+		t.Errorf("it was dialed %d times", dials)
+	}
+	if _, err := s.connect(t.Context(), "tcp", "host:80"); err == nil || dials != 2 {
+		t.Errorf("error = %v, dialed %d times", err, dials)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	s.open(ctx, "host:80", 1)
+	cancel()
+	if _, err := s.connect(ctx, "tcp", "host:80"); !errors.Is(err, context.Canceled) {
+		t.Errorf("error = %v", err)
+	}
 }
