@@ -24,17 +24,20 @@ type Order struct {
 
 // RunEvent asks whoever receives it to run a build: its data is the whole
 // Request. It is for a Knative JobSink, which makes a Job of every event, and is
-// never published. Its id is "<buildId>.run.<attempt>", so that one attempt is
-// one Job however often it is sent.
+// never published. Its id is RunID, so that one attempt is one Job however often
+// it is sent.
 func RunEvent(o Order) (event.Event, error) {
 	req := o.Request
 	if err := req.Runnable(); err != nil {
 		return event.Event{}, fmt.Errorf("make %s event of build %s: %w", TypeBuildRun, req.BuildID, err)
 	}
-	e := buildEvent(TypeBuildRun, req.BuildID+".run."+strconv.Itoa(req.Attempt), req, req.RequestedAt)
+	e := buildEvent(TypeBuildRun, RunID(req.BuildID, req.Attempt), req, req.RequestedAt)
 	setExtensions(&e, map[string]string{ExtResultURL: o.ResultURL, ExtResultToken: o.ResultToken})
 	return withData(e, req)
 }
+
+// RunID is the id of the RunEvent of an attempt at a build: "<buildId>.run.<attempt>".
+func RunID(buildID string, attempt int) string { return buildID + ".run." + strconv.Itoa(attempt) }
 
 // ParseOrder reads a request as it is handed to an executor: as JSON of its own,
 // or as a RunEvent in structured mode. The error says which field no executor

@@ -7,6 +7,7 @@ import (
 
 	"github.com/kilnhook/kiln/executor/internal/plan"
 	"github.com/kilnhook/kiln/executor/internal/progress"
+	"github.com/kilnhook/kiln/executor/view"
 )
 
 // reportCheck looks for mistakes in the Dockerfile, unless err says that there
@@ -24,7 +25,7 @@ func (s *session) reportCheck(ctx context.Context, err error) int {
 	for _, w := range s.found {
 		fmt.Fprintln(&s.answer, w)
 	}
-	e := progress.Event{Time: s.p.now(), Kind: progress.KindResult, State: progress.StateDone, Text: fmt.Sprintf("%d warnings", len(s.found))}
+	e := progress.Event{Time: s.p.now(), Kind: progress.KindResult, State: progress.StateDone, Text: view.Count(len(s.found), "warning")}
 	if err == nil {
 		s.sink.Send(e)
 		return 0

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/kilnhook/kiln/executor/internal/access"
 	"github.com/kilnhook/kiln/executor/internal/image"
 	"github.com/kilnhook/kiln/executor/internal/registry"
 )
@@ -55,7 +56,7 @@ func subcommand(p process, name, argument string, more func(*pflag.FlagSet, *con
 	}
 	more(f, &c)
 	c.registry.DefineForPush(f)
-	if err := f.Parse(p.args[2:]); err != nil {
+	if err := access.Parse(f, p.args[2:]); err != nil {
 		return nil, "", err
 	}
 	if f.NArg() != 1 {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/kilnhook/kiln/executor/internal/access"
 	"github.com/kilnhook/kiln/executor/internal/progress"
 )
 
@@ -57,7 +58,7 @@ func doctorCommand(ctx context.Context, p process) error {
 	f := newFlags(&c, p.stderr)
 	f.Usage = func() { fmt.Fprint(p.stderr, doctorUsage+f.FlagUsages()) }
 	f.BoolVar(&asJSON, "json", false, "print JSON")
-	err := f.Parse(p.args[2:])
+	err := access.Parse(f, p.args[2:])
 	if errors.Is(err, pflag.ErrHelp) {
 		return err
 	}

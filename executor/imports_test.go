@@ -16,11 +16,12 @@ const module = "github.com/kilnhook/kiln/"
 
 // order lists the packages of executor/internal from the bottom up. A package
 // imports only packages that stand before it.
-var order = strings.Fields("rootfs inflate decompress progress transport telemetry cloud dockerfile source plan snapshot layer image cache basecache registry access store sandbox workspace step build")
+var order = strings.Fields("rootfs inflate decompress progress transport telemetry cloud dockerfile source plan snapshot toc layer image cache basecache registry access store sandbox workspace step build")
 
 // only names the packages that may import a module, for modules that not all may.
 var only = map[string]string{
 	"github.com/moby/buildkit/":                             "dockerfile plan",
+	"github.com/moby/buildkit/util/suggest":                 "dockerfile plan step access",
 	"github.com/google/go-containerregistry/pkg/v1/remote":  "registry cache transport",
 	"github.com/google/go-containerregistry/pkg/v1/tarball": "image",
 	"github.com/google/go-containerregistry/pkg/v1/layout":  "image cache",

@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/kilnhook/kiln/executor/internal/access"
 	"github.com/kilnhook/kiln/executor/internal/sandbox"
 )
 
@@ -54,7 +55,7 @@ func run() int {
 	}
 	var c config
 	flags := newFlags(&c, p.stderr)
-	err := flags.Parse(p.args[1:])
+	err := access.Parse(flags, p.args[1:])
 	if errors.Is(err, pflag.ErrHelp) {
 		return 0
 	}

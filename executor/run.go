@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -163,6 +164,9 @@ func (s *session) plan(ctx context.Context, src *source.Context, images *images,
 		if !s.c.checkOnly {
 			s.note("warning: %s", w)
 		}
+	}
+	if len(out.Unused) > 0 && !s.c.checkOnly {
+		s.note("warning: no ARG in %s declares %s, so --build-arg changes nothing", file.Name, strings.Join(out.Unused, ", "))
 	}
 	s.res.Platform = out.Platform.String()
 	s.res.Bases = basesOf(out)

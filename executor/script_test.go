@@ -19,6 +19,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/kilnhook/kiln/e2e/port"
+
 	"github.com/google/go-containerregistry/pkg/name"
 	ggcr "github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -95,10 +97,13 @@ func setup(env *testscript.Env) error {
 	count := httptest.NewServer(&counted{next: faults, file: filepath.Join(env.WorkDir, "requests")})
 	env.Defer(count.Close)
 	env.Setenv("COUNTED", strings.TrimPrefix(count.URL, "http://"))
-	gone := httptest.NewServer(http.NotFoundHandler())
-	env.Setenv("GONE", strings.TrimPrefix(gone.URL, "http://"))
-	gone.Close()
-	err := pushBase(host)
+	gone, release, err := port.Refuse()
+	if err != nil {
+		return err
+	}
+	env.Defer(release)
+	env.Setenv("GONE", gone)
+	err = pushBase(host)
 	seen.forget()
 	return err
 }

@@ -40,9 +40,12 @@ type bases struct {
 	log    io.Writer
 }
 
-// image returns one of the base images: small, large, tree, node or go. The first
-// call makes it and keeps it in the cache.
+// image returns one of the base images: small, large, tree, node or go, or one of them
+// as eStargz. The first call makes it and keeps it in the cache.
 func (b bases) image(ctx context.Context, name string) (v1.Image, error) {
+	if of, ok := strings.CutSuffix(name, asStargz); ok {
+		return b.stargz(ctx, of)
+	}
 	layers, key, err := b.layers(ctx, name)
 	if err != nil {
 		return nil, fmt.Errorf("make base image %s: %w", name, err)
@@ -62,6 +65,11 @@ func (b bases) image(ctx context.Context, name string) (v1.Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make base image %s: %w", name, err)
 	}
+	return open(entry, name)
+}
+
+// open opens an image in the cache.
+func open(entry, name string) (v1.Image, error) {
 	index, err := layout.ImageIndexFromPath(filepath.Join(entry, "image"))
 	if err != nil {
 		return nil, fmt.Errorf("open base image %s: %w", name, err)
@@ -143,6 +151,15 @@ func (b bases) write(ctx context.Context, dir string, layers []layerFunc) error 
 			return err
 		}
 	}
+	if err := store(dir, img); err != nil {
+		return err
+	}
+	return os.Remove(gen)
+}
+
+// store stores an image as an OCI layout in dir/image, and removes the layers of which
+// it was made.
+func store(dir string, img v1.Image) error {
 	to, err := layout.Write(filepath.Join(dir, "image"), empty.Index)
 	if err != nil {
 		return err
@@ -150,9 +167,8 @@ func (b bases) write(ctx context.Context, dir string, layers []layerFunc) error 
 	if err := to.AppendImage(img); err != nil {
 		return err
 	}
-	// What the layout has copied is not needed twice.
 	old, err := filepath.Glob(filepath.Join(dir, "layer*.tar.gz"))
-	for _, path := range append(old, gen) {
+	for _, path := range old {
 		if err == nil {
 			err = os.Remove(path)
 		}

@@ -74,6 +74,11 @@ func workloads(s sizes) []workload {
 			target: []target{ratio("CPU", 0.1, cpu, both), ratio("wall", 0.1, wall, both)},
 		},
 		{
+			name: "copy-estargz", takes: takes{16, 8}, title: "COPY only, on the same base with layers in eStargz", base: "large" + asStargz, again: true,
+			dockerfile: "FROM HOST/bases/large" + asStargz + "\nCOPY app /srv/app\nCMD [\"/srv/app/run\"]\n", files: application,
+			target: []target{ratio("CPU", 0.1, cpu, both), ratio("wall", 0.1, wall, both)},
+		},
+		{
 			name: "copy-again", takes: takes{20, 6}, title: "the same with a file changed, cache in the registry", base: "large", cached: true, again: true,
 			dockerfile: "FROM HOST/bases/large\nCOPY app /srv/app\nCMD [\"/srv/app/run\"]\n", files: application,
 			target: []target{ratio("CPU", 0.1, cpu, both), ratio("wall", 0.1, wall, both)},

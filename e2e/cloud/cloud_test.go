@@ -23,6 +23,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kilnhook/kiln/e2e/port"
+
 	gpubsub "cloud.google.com/go/pubsub/v2"
 	"cloud.google.com/go/pubsub/v2/apiv1/pubsubpb"
 	"cloud.google.com/go/storage"
@@ -227,23 +229,22 @@ func (c *cloud) dispatcher(t *testing.T, flags ...string) string {
 // function starts a function and returns its URL.
 func (c *cloud) function(t *testing.T, name string, env ...string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	address := port.Free(t)
+	_, number, err := net.SplitHostPort(address)
 	check(t, err)
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	check(t, errors.Join(err, l.Close()))
 	cmd := exec.Command(programs.function)
-	cmd.Env = append([]string{"FUNCTION_TARGET=" + name, "PORT=" + port, "PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "PUBSUB_EMULATOR_HOST=" + c.pubsub}, env...)
+	cmd.Env = append([]string{"FUNCTION_TARGET=" + name, "PORT=" + number, "PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "PUBSUB_EMULATOR_HOST=" + c.pubsub}, env...)
 	server, err := process.Start(name, cmd, false, t.Output(), nil)
 	check(t, err)
 	t.Cleanup(func() { check(t, server.Stop()) })
 	eventually(t, "the function listens", func() bool {
-		conn, err := net.Dial("tcp", "127.0.0.1:"+port)
+		conn, err := net.Dial("tcp", address)
 		if err == nil {
 			conn.Close()
 		}
 		return err == nil
 	})
-	return "http://127.0.0.1:" + port
+	return "http://" + address
 }
 
 // app is a context whose build runs a program, with a word that it writes.

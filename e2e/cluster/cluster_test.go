@@ -125,13 +125,14 @@ func (i *install) describe(t *testing.T) {
 }
 
 // aws runs the AWS command line on the test's S3.
-func (i *install) aws(t *testing.T, args ...string) {
+func (i *install) aws(t *testing.T, args ...string) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), need.Command(t, "aws"), append([]string{"--endpoint-url", i.s3.URL}, args...)...)
 	cmd.Env = append(os.Environ(), "AWS_ACCESS_KEY_ID="+i.s3.AccessKey, "AWS_SECRET_ACCESS_KEY="+i.s3.SecretKey,
 		"AWS_DEFAULT_REGION="+i.s3.Region, "AWS_EC2_METADATA_DISABLED=true")
-	_, err := process.Run(t.Context(), cmd, nil)
+	out, err := process.Run(t.Context(), cmd, nil)
 	check(t, err)
+	return string(out)
 }
 
 // upload packs a directory and uploads it as an object.

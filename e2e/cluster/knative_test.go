@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"encoding/json"
 	"os"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/kilnhook/kiln/e2e/internal/cache"
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/events/source/git"
+	"github.com/kilnhook/kiln/infra/local/api"
 	"github.com/kilnhook/kiln/infra/local/example"
 )
 
@@ -51,16 +53,16 @@ func TestKnative(t *testing.T) {
 	t.Run("Jobs are told of", func(t *testing.T) { i.jobsAreTold(t) })
 	t.Run("JobSink", func(t *testing.T) {
 		i.applyEventing(t, setup{config: "jobsink", profile: "default"})
-		i.kubectl(t, "-n", "kiln-builds", "delete", "role/kiln-dispatcher", "rolebinding/kiln-dispatcher")
 		i.kubectl(t, "-n", "kiln-builds", "wait", "--for=condition=Ready", "jobsink/kiln", "--timeout=60s")
 		both(t, "jobsink")
 		i.fails(t, "jobsink-failing", "FROM debian:bookworm-slim\nRUN echo oh no; exit 3\n", events.OutcomeFailed, events.ClassBuild, "oh no")
 		i.byJobSink(t, 3)
+		i.jobSinkLogs(t)
 	})
 	t.Run("changes through the Broker", func(t *testing.T) { i.inbound(t) })
 	t.Run("JobSink with tokens", func(t *testing.T) { i.jobSinkWithTokens(t) })
 	t.Run("equal", func(t *testing.T) { i.equal(t, refs) })
-	t.Run("one outcome each", func(t *testing.T) { i.oneOutcomeEach(t, 7+3) })
+	t.Run("one outcome each", func(t *testing.T) { i.oneOutcomeEach(t, 9+3) })
 }
 
 // applyEventing applies a setup with a Broker, and waits until it delivers.
@@ -88,6 +90,44 @@ func (i *install) jobsAreTold(t *testing.T) {
 			t.Errorf("%s", e)
 		}
 	}
+}
+
+// jobSinkLogs proves that what the executors of a JobSink say is followed and kept as
+// that of others: live, to its end although the dispatcher that follows is killed, and
+// when Jobs, pods and that dispatcher are gone.
+func (i *install) jobSinkLogs(t *testing.T) {
+	c := newCLI(t, i)
+	asked := func(object, dockerfile string) (b api.Build) {
+		i.uploadDockerfile(t, object, dockerfile)
+		eventually(t, buildLimit, "a build of "+object, func() bool {
+			var l api.List
+			check(t, json.Unmarshal([]byte(c.says(t, "builds", "--json", "--name", object+".tar.gz")), &l))
+			if len(l.Builds) > 0 {
+				b = l.Builds[0]
+			}
+			return b.ID != ""
+		})
+		return b
+	}
+	followed := asked("jobsink-chatty", chatty)
+	digest := c.live(t, "jobsink-chatty", followed, func() {})
+	killed := asked("jobsink-led", chatty)
+	eventually(t, buildLimit, "what the RUN says first", func() bool {
+		return strings.Contains(i.get(t, "/v1/builds/"+killed.ID+"/log?format=text"), " begun")
+	})
+	i.kubectl(t, "-n", "kiln", "delete", "pods", "-l", "app.kubernetes.io/name=kiln-dispatcher", "--force", "--grace-period=0")
+	i.succeeds(t, "jobsink-led")
+	i.awaitDispatcher(t)
+	for name, b := range map[string]api.Build{"jobsink-chatty": followed, "jobsink-led": killed, "jobsink-failing": c.build(t, "jobsink-failing")} {
+		eventually(t, time.Minute, "the log of "+name+" in the ledger", func() bool {
+			return strings.Contains(i.aws(t, "s3", "ls", "--recursive", "s3://ledger/kiln/builds/"+b.ID+"/"), "log.gz")
+		})
+	}
+	i.kubectl(t, "-n", "kiln-builds", "delete", "jobs", "-l", "sinks.knative.dev/job-sink-name=kiln")
+	i.restartDispatcher(t)
+	c.kept(t, followed, "begun", "over", digest)
+	c.kept(t, killed, "begun", "over")
+	c.kept(t, c.build(t, "jobsink-failing"), "oh no")
 }
 
 // byJobSink proves that so many Jobs were made by the JobSink, and none by the

@@ -144,44 +144,15 @@ func (c cli) logs(t *testing.T) {
 	eventually(t, 10*time.Second, "the build in the list of those that run", func() bool {
 		return strings.Contains(c.says(t, "builds", "--state", "running"), b.ID[:10])
 	})
-	var live lines
-	follow := c.command(t.Context(), "--kube", "logs", "-f", b.ID[:10])
-	follow.Stdout, follow.Stderr = &live, &live
-	check(t, follow.Start())
-	eventually(t, buildLimit, "what the RUN says first", func() bool { return strings.Contains(live.String(), "begun") })
-	if text := live.String(); strings.Contains(text, "over\n") && !strings.Contains(text, "echo over") {
-		t.Errorf("the log came only at its end:\n%s", text)
-	}
-	if c.build(t, "chatty").Finished() {
-		t.Error("the log was not live: the build is over")
-	}
-	if m := c.i.get(t, "/metrics"); !strings.Contains(m, `kiln_builds{state="running"} 1`) {
-		t.Errorf("the build that runs is not counted:\n%s", m)
-	}
-	if err := follow.Wait(); err != nil {
-		t.Errorf("kiln --kube logs -f: %v", err)
-	}
-	t.Logf("$ kiln --kube logs -f %s\n%s", b.ID[:10], live.String())
-	ref := c.i.succeeds(t, "chatty")
-	if text := live.String(); !strings.Contains(text, " over") || !strings.Contains(text, ref[strings.Index(ref, "@")+1:]) {
-		t.Errorf("the log has no end")
-	}
-	if page := c.i.get(t, "/builds/"+b.ID); !strings.Contains(page, "begun") || !strings.Contains(page, "RUN echo begun") {
-		t.Errorf("the page has no timeline:\n%s", page)
-	}
+	digest := c.live(t, "chatty", b, func() {
+		if m := c.i.get(t, "/metrics"); !strings.Contains(m, `kiln_builds{state="running"} 1`) {
+			t.Errorf("the build that runs is not counted:\n%s", m)
+		}
+	})
 	// What is in the ledger needs neither Job nor the dispatcher that has followed it.
 	c.i.kubectl(t, "-n", "kiln-builds", "delete", "job", job)
-	c.i.kubectl(t, "-n", "kiln", "rollout", "restart", "deployment/kiln-dispatcher")
-	c.i.kubectl(t, "-n", "kiln", "rollout", "status", "deployment/kiln-dispatcher", "--timeout=120s")
-	after := c.says(t, "logs", b.ID)
-	for _, want := range []string{"begun", "over", ref[strings.Index(ref, "@")+1:]} {
-		if !strings.Contains(after, want) {
-			t.Errorf("no %s in the log that is kept", want)
-		}
-	}
-	if out := c.says(t, "build", b.ID[:12]); !strings.Contains(out, "RUN echo begun") {
-		t.Error("there are no steps")
-	}
+	c.i.restartDispatcher(t)
+	c.kept(t, b, "begun", "over", digest)
 	rebuilt := c.says(t, "rebuild", b.ID)
 	again := c.build(t, "chatty")
 	if again.ID == b.ID || !strings.Contains(rebuilt, again.ID) {
@@ -194,6 +165,58 @@ func (c cli) logs(t *testing.T) {
 	if t.Logf("$ kubectl kiln builds --outcome success\n%s", out); !strings.Contains(out, b.ID[:10]) {
 		t.Error("as a plugin of kubectl it does not list the build")
 	}
+}
+
+// live follows the log of a build of chatty to its end, and proves that it comes while
+// the build runs and is whole. during is called meanwhile.
+func (c cli) live(t *testing.T, object string, b api.Build, during func()) (digest string) {
+	t.Helper()
+	var live lines
+	follow := c.command(t.Context(), "--kube", "logs", "-f", b.ID[:10])
+	follow.Stdout, follow.Stderr = &live, &live
+	check(t, follow.Start())
+	eventually(t, buildLimit, "what the RUN says first", func() bool { return strings.Contains(live.String(), "begun") })
+	if text := live.String(); strings.Contains(text, "over\n") && !strings.Contains(text, "echo over") {
+		t.Errorf("the log came only at its end:\n%s", text)
+	}
+	if c.build(t, object).Finished() {
+		t.Error("the log was not live: the build is over")
+	}
+	during()
+	if err := follow.Wait(); err != nil {
+		t.Errorf("kiln --kube logs -f: %v", err)
+	}
+	t.Logf("$ kiln --kube logs -f %s\n%s", b.ID[:10], live.String())
+	ref := c.i.succeeds(t, object)
+	digest = ref[strings.Index(ref, "@")+1:]
+	if text := live.String(); !strings.Contains(text, " over") || !strings.Contains(text, digest) {
+		t.Errorf("the log has no end")
+	}
+	if page := c.i.get(t, "/builds/"+b.ID); !strings.Contains(page, "begun") || !strings.Contains(page, "RUN echo begun") {
+		t.Errorf("the page has no timeline:\n%s", page)
+	}
+	return digest
+}
+
+// kept proves that the log of a build of chatty is there, and its steps.
+func (c cli) kept(t *testing.T, b api.Build, words ...string) {
+	t.Helper()
+	text := c.says(t, "logs", b.ID)
+	for _, want := range words {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %s in the log that is kept", want)
+		}
+	}
+	if out := c.says(t, "build", b.ID[:12]); !strings.Contains(out, "RUN echo") {
+		t.Error("there are no steps")
+	}
+}
+
+// restartDispatcher has another dispatcher take the place of the one that there is.
+func (i *install) restartDispatcher(t *testing.T) {
+	t.Helper()
+	i.kubectl(t, "-n", "kiln", "rollout", "restart", "deployment/kiln-dispatcher")
+	i.kubectl(t, "-n", "kiln", "rollout", "status", "deployment/kiln-dispatcher", "--timeout=120s")
 }
 
 func (c cli) cancel(t *testing.T) {

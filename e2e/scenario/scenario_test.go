@@ -3,7 +3,6 @@ package scenario
 import (
 	"bytes"
 	"io"
-	"net"
 	"net/http"
 	"net/http/cgi"
 	"net/http/httptest"
@@ -17,6 +16,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/kilnhook/kiln/e2e/port"
 
 	"github.com/cloudevents/sdk-go/v2/event"
 
@@ -131,10 +132,7 @@ func newMachine(t *testing.T, registry, sink string) *machine {
 	}
 	triggers := filepath.Join(dir, "kiln.yaml")
 	check(t, os.WriteFile(triggers, []byte("triggers:"+Triggers(registry)), 0o600))
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	address := l.Addr().String()
-	check(t, l.Close())
+	address := port.Free(t)
 	m := &machine{url: "http://" + address, program: filepath.Join(dir, "dispatcher")}
 	m.s3 = servers.Versity(t, servers.VersityOptions{Webhook: relay(t, m.url) + "/hooks/s3"})
 	m.args = []string{"--listen", address, "--data", filepath.Join(dir, "data"),

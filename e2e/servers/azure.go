@@ -5,6 +5,8 @@ import (
 	"os/exec"
 	"testing"
 
+	"github.com/kilnhook/kiln/e2e/port"
+
 	"github.com/kilnhook/kiln/e2e/internal/process"
 	"github.com/kilnhook/kiln/e2e/need"
 )
@@ -21,7 +23,7 @@ const (
 func Azurite(t testing.TB) (address string) {
 	t.Helper()
 	path := need.Command(t, "azurite-blob")
-	address = freeAddress(t)
+	address = port.Free(t)
 	host, port := split(t, address)
 	cmd := exec.Command(path, "--blobHost", host, "--blobPort", port, "--location", t.TempDir(), "--disableTelemetry", "--skipApiVersionCheck")
 	cmd.Env = []string{"HOME=" + t.TempDir(), "PATH=" + os.Getenv("PATH"), "TMPDIR=" + t.TempDir()}

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/kilnhook/kiln/e2e/port"
+
 	"github.com/kilnhook/kiln/e2e/internal/process"
 	"github.com/kilnhook/kiln/e2e/need"
 )
@@ -40,7 +42,7 @@ func PubSub(t testing.TB) (address string) {
 	if path == "" {
 		need.Missing(t, "Google's Pub/Sub emulator (package google-cloud-cli-pubsub-emulator of Google's apt source; or name the program in "+emulatorVariable+")")
 	}
-	address = freeAddress(t)
+	address = port.Free(t)
 	host, port := split(t, address)
 	cmd := exec.Command(path, "--host="+host, "--port="+port)
 	cmd.Env = []string{"HOME=" + t.TempDir(), "PATH=" + os.Getenv("PATH"), "TMPDIR=" + t.TempDir(), "JAVA_OPTS=-Xmx256m"}

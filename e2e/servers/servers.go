@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -70,17 +69,6 @@ func program(t testing.TB, name string) string {
 		need.Missing(t, fmt.Sprintf("%s: %v", name, err))
 	}
 	return path
-}
-
-// freeAddress returns "127.0.0.1:PORT" with a port that nobody listens on.
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // await waits until a server answers a GET of url, with whatever status.

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/kilnhook/kiln/e2e/port"
+
 	"github.com/kilnhook/kiln/e2e/internal/process"
 )
 
@@ -20,7 +22,7 @@ type CloudStorageOptions struct {
 func CloudStorage(t testing.TB, o CloudStorageOptions) (address string) {
 	t.Helper()
 	path := program(t, "fakegcs")
-	address = freeAddress(t)
+	address = port.Free(t)
 	host, port := split(t, address)
 	public, external := address, "http://"+address
 	if o.Host != "" {
@@ -59,7 +61,7 @@ type VersityOptions struct {
 func Versity(t testing.TB, o VersityOptions) S3 {
 	t.Helper()
 	path := program(t, "versitygw")
-	address := freeAddress(t)
+	address := port.Free(t)
 	dir := t.TempDir()
 	args := []string{"--access", "vgw", "--secret", "vgwsecret", "--region", "us-east-1", "--port", address}
 	if o.Webhook != "" {

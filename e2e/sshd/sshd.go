@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kilnhook/kiln/e2e/port"
+
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
 
@@ -82,17 +84,12 @@ func Start(t testing.TB) *Server {
 	if err := os.MkdirAll("/run/sshd", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &Server{Addr: l.Addr().String(), User: me.Username, Dir: t.TempDir(), Key: NewKey(t), Bin: t.TempDir()}
-	_, port, _ := net.SplitHostPort(s.Addr)
-	_ = l.Close()
+	s := &Server{Addr: port.Free(t), User: me.Username, Dir: t.TempDir(), Key: NewKey(t), Bin: t.TempDir()}
+	_, number, _ := net.SplitHostPort(s.Addr)
 	etc := t.TempDir()
 	mine := WriteKey(t, filepath.Join(s.Dir, "id_ed25519"), s.Key, "")
 	host := WriteKey(t, filepath.Join(etc, "host_key"), NewKey(t), "")
-	for name, content := range map[string]string{"sshd_config": s.config(port, etc, git), "authorized_keys": string(ssh.MarshalAuthorizedKey(mine.PublicKey()))} {
+	for name, content := range map[string]string{"sshd_config": s.config(number, etc, git), "authorized_keys": string(ssh.MarshalAuthorizedKey(mine.PublicKey()))} {
 		if err := os.WriteFile(filepath.Join(etc, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -129,6 +126,7 @@ ListenAddress 127.0.0.1
 HostKey %s/host_key
 AuthorizedKeysFile %s/authorized_keys
 PidFile none
+MaxStartups 1000
 StrictModes no
 UsePAM no
 PasswordAuthentication no

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/kilnhook/kiln/e2e/port"
 
 	"github.com/kilnhook/kiln/e2e/internal/process"
 	"github.com/kilnhook/kiln/e2e/internal/stackd"
@@ -58,24 +59,6 @@ func (s step) missing(output string) []string {
 	return out
 }
 
-// freePorts is the first of two ports in a row that nobody listens on.
-func freePorts(t *testing.T) int {
-	t.Helper()
-	for range 100 {
-		a, err := net.Listen("tcp", "127.0.0.1:0")
-		check(t, err)
-		port := a.Addr().(*net.TCPAddr).Port
-		b, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+1))
-		_ = a.Close()
-		if err == nil {
-			_ = b.Close()
-			return port
-		}
-	}
-	t.Fatal("there are no two free ports in a row")
-	return 0
-}
-
 // stopStack ends a stack that a script has left behind.
 func stopStack(data string) {
 	var a struct{ PID int }
@@ -105,8 +88,8 @@ func TestQuickstart(t *testing.T) {
 	for i, s := range steps {
 		script += fmt.Sprintf("echo '%s%d'\n%s", mark, i, s.commands)
 	}
-	port := freePorts(t)
-	address := fmt.Sprintf("127.0.0.1:%d", port)
+	first := port.Row(t, 2)
+	address := fmt.Sprintf("127.0.0.1:%d", first)
 	file := filepath.Join(dir, "quickstart.sh")
 	check(t, os.WriteFile(file, []byte(strings.ReplaceAll(script, "127.0.0.1:8765", address)), 0o600))
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 3*patience, errors.New("it takes too long"))

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/kilnhook/kiln/e2e/port"
+
 	"github.com/kilnhook/kiln/e2e/internal/cache"
 	"github.com/kilnhook/kiln/e2e/internal/process"
 	"github.com/kilnhook/kiln/e2e/internal/stackd"
@@ -150,13 +152,12 @@ func startNode(t *testing.T, secret string) nodeSubscriber {
 	script, err := os.ReadFile("../subscribers/webhook.mjs")
 	check(t, err)
 	check(t, errors.Join(os.WriteFile(filepath.Join(dir, "webhook.mjs"), script, 0o644), os.Symlink(modules, filepath.Join(dir, "node_modules"))))
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	address := port.Free(t)
+	_, number, err := net.SplitHostPort(address)
 	check(t, err)
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	check(t, errors.Join(err, l.Close()))
-	n := nodeSubscriber{url: "http://127.0.0.1:" + port + "/", said: &said{}}
+	n := nodeSubscriber{url: "http://" + address + "/", said: &said{}}
 	cmd := exec.Command("node", filepath.Join(dir, "webhook.mjs"))
-	cmd.Env = append(os.Environ(), "PORT="+port, "KILN_WEBHOOK_SECRET="+secret)
+	cmd.Env = append(os.Environ(), "PORT="+number, "KILN_WEBHOOK_SECRET="+secret)
 	server, err := process.Start("webhook.mjs", cmd, false, t.Output(), n.said.add)
 	check(t, err)
 	t.Cleanup(func() { check(t, server.Stop()) })

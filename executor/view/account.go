@@ -134,13 +134,13 @@ func (a *account) table(columns int, s style) []string {
 	}
 	var sums []string
 	if steps > 0 {
-		sums = append(sums, plural(steps, "step")+fmt.Sprintf(", %d from the cache", hits))
+		sums = append(sums, Count(steps, "step")+fmt.Sprintf(", %d from the cache", hits))
 	}
 	if layers > 0 {
-		sums = append(sums, plural(layers, "layer")+", "+Bytes(size))
+		sums = append(sums, Count(layers, "layer")+", "+Bytes(size))
 	}
-	if len(a.rows)+len(a.phases) == 0 {
-		return nil // nothing was told
+	if len(a.rows) == 0 {
+		return nil // nothing was built
 	}
 	sums = append(sums, seconds(a.last.Sub(a.began)))
 	out = append(out, fit(strings.Join(sums, " · "), columns))
@@ -204,7 +204,8 @@ func columnsOf(name, size, files, took, cache string, columns int) string {
 	return strings.TrimRight(join(name, right, columns), " ")
 }
 
-func plural(n int, noun string) string {
+// Count is a number of things, as "1 step" and "2 steps".
+func Count(n int, noun string) string {
 	if n == 1 {
 		return "1 " + noun
 	}

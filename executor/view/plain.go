@@ -142,8 +142,16 @@ func (p *plain) note(b *bytes.Buffer, e Event) {
 		prefix += Clean(e.Pos) + ": "
 	}
 	for line := range strings.Lines(e.Text) {
-		fmt.Fprintf(b, "%snote: %s\n", prefix, Clean(line))
+		fmt.Fprintf(b, "%s%s\n", prefix, labelled(Clean(line)))
 	}
+}
+
+// labelled is a note with what it is before it; a warning says so itself.
+func labelled(note string) string {
+	if strings.HasPrefix(note, "warning: ") {
+		return note
+	}
+	return "note: " + note
 }
 
 func (p *plain) result(b *bytes.Buffer, e Event) {

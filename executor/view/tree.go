@@ -85,7 +85,8 @@ func (t *tree) add(e Event, now time.Time, columns int) []string {
 			prefix = Clean(e.Pos) + ": "
 		}
 		for line := range strings.Lines(e.Text) {
-			out = append(out, fit(t.style.yellow("note: ")+prefix+Clean(line), columns))
+			label, text, _ := strings.Cut(labelled(Clean(line)), ": ")
+			out = append(out, fit(t.style.yellow(label+": ")+prefix+text, columns))
 		}
 		return out
 	}

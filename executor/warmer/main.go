@@ -29,7 +29,7 @@ func run() int {
 	defer stop()
 	var c config
 	flags := newFlags(&c, os.Stderr)
-	err := flags.Parse(os.Args[1:])
+	err := access.Parse(flags, os.Args[1:])
 	if errors.Is(err, pflag.ErrHelp) {
 		return 0
 	}

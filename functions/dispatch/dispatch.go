@@ -145,7 +145,8 @@ type Config struct {
 	ServeLog func(w http.ResponseWriter, r *http.Request, buildID string)
 
 	// MaxAttempts is how often a build is launched before it is given up when
-	// its executor is lost again and again; 0 is 3. It needs a Prober.
+	// its executor is lost again and again; 0 is DefaultMaxAttempts. It needs a
+	// Prober.
 	MaxAttempts int
 	// OrphanAge is the age at which a sweep forgets a build that was written
 	// down and never accepted; 0 is 10 min.
@@ -163,6 +164,9 @@ type Config struct {
 	Now       func() time.Time // required
 	Log       *slog.Logger     // nil discards
 }
+
+// DefaultMaxAttempts is how often a build is launched where nobody says otherwise.
+const DefaultMaxAttempts = 3
 
 // Dispatcher accepts changes. Its methods may be called at once from any
 // number of goroutines, and by several processes on one ledger.
@@ -183,7 +187,7 @@ func New(cfg Config) (*Dispatcher, error) {
 		cfg.Context = DefaultContext
 	}
 	if cfg.MaxAttempts <= 0 {
-		cfg.MaxAttempts = 3
+		cfg.MaxAttempts = DefaultMaxAttempts
 	}
 	if cfg.OrphanAge <= 0 {
 		cfg.OrphanAge = 10 * time.Minute

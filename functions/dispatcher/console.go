@@ -3,12 +3,10 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/kilnhook/kiln/functions/dispatch"
 	"github.com/kilnhook/kiln/infra/console"
 	"github.com/kilnhook/kiln/infra/local/registry"
-	jobs "github.com/kilnhook/kiln/knative/launch"
 )
 
 // openConsole prepares the page. There is none if others than this machine are let in
@@ -25,8 +23,8 @@ func (s *service) openConsole(context.Context) (err error) {
 	if s.logs != nil {
 		cfg.Logs = s.logs
 	} else {
-		cfg.LogsElsewhere = func(id string) string {
-			return fmt.Sprintf("Its log is its pod's: kubectl logs --tail=-1 -l %s=%s", jobs.LabelBuild, id)
+		cfg.LogsElsewhere = func(string) string {
+			return "Its log is its pod's, and not kept: the dispatcher was not told of a namespace (--namespace)."
 		}
 	}
 	cfg.State = s.state

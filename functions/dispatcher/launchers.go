@@ -15,6 +15,8 @@ import (
 	"k8s.io/client-go/rest"
 	"knative.dev/pkg/environment"
 
+	"github.com/kilnhook/kiln/events"
+	"github.com/kilnhook/kiln/functions/dispatch"
 	"github.com/kilnhook/kiln/functions/finish"
 	"github.com/kilnhook/kiln/infra/local/launch"
 	"github.com/kilnhook/kiln/infra/local/serving"
@@ -53,13 +55,13 @@ func (f *clusterFlags) define(fs *flag.FlagSet, p process) {
 	}
 	fs.StringVar(&f.launcher, "launcher", way, "how executors run: process, as child processes; kubernetes, as Jobs; jobsink, as Jobs that a Knative JobSink makes (KILN_LAUNCHER)")
 	fs.StringVar(&f.jobs, "jobs", p.getenv("KILN_JOBS"), "file that says how Jobs are made: image, profile, resources, … (KILN_JOBS)")
-	fs.StringVar(&f.namespace, "namespace", p.getenv("KILN_NAMESPACE"), "namespace of the Jobs; its own by default (KILN_NAMESPACE)")
+	fs.StringVar(&f.namespace, "namespace", p.getenv("KILN_NAMESPACE"), "namespace of the Jobs; its own by default; with --launcher=jobsink that of the JobSink, whose executors' logs are kept only if it is given (KILN_NAMESPACE)")
 	fs.Float64Var(&f.qps, "kube-api-qps", 200, "requests a second to the API server, at most")
 	fs.BoolVar(&f.noElection, "no-leader-election", false, "follow Jobs and sweep without asking if another dispatcher does")
 	fs.StringVar(&f.audience, "cluster-audience", p.getenv("KILN_CLUSTER_AUDIENCE"), "let in who posts with a token of a service account of the cluster for this audience, such as a Broker of Knative (KILN_CLUSTER_AUDIENCE)")
 	fs.Var(&f.subjects, "cluster-subject", "service account whose tokens count, system:serviceaccount:NAMESPACE:NAME; may be given several times (KILN_CLUSTER_SUBJECT, words)")
-	fs.IntVar(&f.followLogs, "follow-logs", 256, "logs of pods that are followed at once, where Jobs are made; the others are read when their executor has ended")
-	fs.Int64Var(&f.maxLog, "max-log", 16, "MiB that are kept of the log of one executor, where Jobs are made, at most 16; what it prints beyond is left out")
+	fs.IntVar(&f.followLogs, "follow-logs", 256, "logs of pods that are followed at once; the others are read when their executor has ended")
+	fs.Int64Var(&f.maxLog, "max-log", 16, "MiB that are kept of the log of one executor on a cluster, at most 16; what it prints beyond is left out")
 	fs.StringVar(&f.jobSink, "jobsink", p.getenv("KILN_JOBSINK"), "URL of the JobSink (KILN_JOBSINK)")
 	fs.StringVar(&f.jobSinkTokenFile, "jobsink-token-file", p.getenv("KILN_JOBSINK_TOKEN_FILE"), "file with the bearer token that is shown to the JobSink, read anew for every build (KILN_JOBSINK_TOKEN_FILE)")
 	fs.StringVar(&f.resultURL, "result-url", p.getenv("KILN_RESULT_URL"), "URL of this dispatcher as executors of a JobSink see it (KILN_RESULT_URL)")
@@ -78,6 +80,7 @@ type cluster struct {
 	maxLog     int64 // bytes
 
 	jobSink   string
+	sink      jobsink.Sink // that it is the URL of
 	resultURL string
 	resultKey []byte
 	tokenFile string      // for the JobSink
@@ -104,7 +107,7 @@ func (f clusterFlags) apply(p process, cfg *config) error {
 	case launchKubernetes:
 		return f.applyKubernetes(c)
 	case launchJobSink:
-		c.election = false
+		c.election = c.election && c.namespace != ""
 		return f.applyJobSink(p, c)
 	}
 	return fmt.Errorf("--launcher %q is none of process, kubernetes and jobsink", f.launcher)
@@ -145,6 +148,11 @@ func (f clusterFlags) applyKubernetes(c *cluster) error {
 		}
 		c.namespace = strings.TrimSpace(string(own))
 	}
+	return f.applyLogs(c)
+}
+
+// applyLogs says how logs of pods are kept.
+func (f clusterFlags) applyLogs(c *cluster) error {
 	if f.qps <= 0 {
 		return errors.New("--kube-api-qps must be positive")
 	}
@@ -174,7 +182,16 @@ func (f clusterFlags) applyJobSink(p process, c *cluster) error {
 		return fmt.Errorf("with --launcher=jobsink, --result-key-file has one line of at least %d characters", minKey)
 	}
 	c.resultKey = []byte(keys[0])
-	return nil
+	if c.namespace == "" {
+		return nil
+	}
+	if c.sink, err = jobsink.ParseURL(f.jobSink); err != nil {
+		return fmt.Errorf("--jobsink: %w", err)
+	}
+	if c.sink.Namespace != c.namespace {
+		return fmt.Errorf("--namespace is %s, and %s is a JobSink of the namespace %s: the pods of its Jobs are there", c.namespace, f.jobSink, c.sink.Namespace)
+	}
+	return f.applyLogs(c)
 }
 
 // openLauncher opens what runs executors.
@@ -183,14 +200,7 @@ func (s *service) openLauncher(ctx context.Context, finisher *finish.Finisher) e
 	case launchKubernetes:
 		return s.openJobs(ctx, finisher)
 	case launchJobSink:
-		gateway := finish.Gateway{Finisher: finisher, Key: s.cfg.cluster.resultKey}
-		l, err := jobsink.New(jobsink.Config{
-			URL: s.cfg.cluster.jobSink, ResultURL: s.cfg.cluster.resultURL, Token: gateway.Token, Ledger: s.ledger,
-			Timeout: s.cfg.timeout, TokenFile: s.cfg.cluster.tokenFile, Now: s.cfg.now, Log: s.cfg.log,
-		})
-		s.launcher, s.results, s.load = l, gateway, func() (queued, running int) { return 0, 0 } // it sees no Jobs
-		s.follow = func(ctx context.Context) error { <-ctx.Done(); return nil }
-		return err
+		return s.openJobSink(ctx, finisher)
 	}
 	l, err := launch.Open(launch.Config{
 		Dir: filepath.Join(s.cfg.data, "builds"), Executor: s.cfg.executor, Env: s.cfg.executorEnv,
@@ -215,15 +225,83 @@ func (c config) access() (*rest.Config, error) {
 	return access, nil
 }
 
-// openJobs opens the launcher of Jobs, on the cluster that the environment says.
-func (s *service) openJobs(ctx context.Context, finisher *finish.Finisher) error {
-	access, err := s.cfg.access()
+// client is a client of the cluster that the environment says.
+func (c config) client() (kubernetes.Interface, error) {
+	access, err := c.access()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	client, err := kubernetes.NewForConfig(access)
 	if err != nil {
-		return fmt.Errorf("connect to the cluster: %w", err)
+		return nil, fmt.Errorf("connect to the cluster: %w", err)
+	}
+	return client, nil
+}
+
+// keepLogs opens the keeper of what the executors of pods say, which selector finds.
+func (s *service) keepLogs(ctx context.Context, client kubernetes.Interface, selector func(events.Request) string) (*podlog.Keeper, error) {
+	keeper, err := podlog.New(ctx, podlog.Config{
+		Client: client, Namespace: s.cfg.cluster.namespace, Selector: selector, Ledger: s.ledger, Dir: filepath.Join(s.cfg.data, "logs"),
+		Follow: s.cfg.cluster.followLogs, MaxLog: s.cfg.cluster.maxLog, Now: s.cfg.now, Log: s.cfg.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.logs, s.closers = keeper, append(s.closers, keeper)
+	return keeper, nil
+}
+
+// openElection has one of several dispatchers follow and sweep, if that is wanted.
+func (s *service) openElection(client kubernetes.Interface) {
+	if s.cfg.cluster.election {
+		s.elect = election{client: client, namespace: s.cfg.cluster.namespace, log: s.cfg.log}.lead
+	}
+}
+
+// openJobSink opens the launcher that asks a JobSink, and follows the logs of its pods
+// if the namespace of these is known.
+func (s *service) openJobSink(ctx context.Context, finisher *finish.Finisher) error {
+	gateway := finish.Gateway{Finisher: finisher, Key: s.cfg.cluster.resultKey}
+	l, err := jobsink.New(jobsink.Config{
+		URL: s.cfg.cluster.jobSink, ResultURL: s.cfg.cluster.resultURL, Token: gateway.Token, Ledger: s.ledger,
+		Timeout: s.cfg.timeout, TokenFile: s.cfg.cluster.tokenFile, Now: s.cfg.now, Log: s.cfg.log,
+	})
+	if err != nil {
+		return err
+	}
+	s.launcher, s.results, s.load = l, gateway, func() (queued, running int) { return 0, 0 } // it sees no Jobs
+	s.follow = func(ctx context.Context) error { <-ctx.Done(); return nil }
+	if s.cfg.cluster.namespace == "" {
+		return nil
+	}
+	client, err := s.cfg.client()
+	if err != nil {
+		return err
+	}
+	sink := s.cfg.cluster.sink
+	keeper, err := s.keepLogs(ctx, client, func(req events.Request) string {
+		return sink.Selector(req, dispatch.DefaultMaxAttempts)
+	})
+	if err != nil {
+		return err
+	}
+	follower, err := jobsink.NewFollower(jobsink.FollowerConfig{
+		Client: client, Sink: sink, Attempts: dispatch.DefaultMaxAttempts, Ledger: s.ledger, Logs: keeper,
+		Reach: l.Reach(dispatch.DefaultMaxAttempts), Log: s.cfg.log,
+	})
+	if err != nil {
+		return err
+	}
+	s.follow = follower.Run
+	s.openElection(client)
+	return nil
+}
+
+// openJobs opens the launcher of Jobs, on the cluster that the environment says.
+func (s *service) openJobs(ctx context.Context, finisher *finish.Finisher) error {
+	client, err := s.cfg.client()
+	if err != nil {
+		return err
 	}
 	options := s.cfg.cluster.options
 	for _, host := range s.cfg.insecureRegistries {
@@ -233,14 +311,10 @@ func (s *service) openJobs(ctx context.Context, finisher *finish.Finisher) error
 	if options.Template.Timeout == 0 {
 		options.Template.Timeout = s.cfg.timeout
 	}
-	keeper, err := podlog.New(ctx, podlog.Config{
-		Client: client, Namespace: s.cfg.cluster.namespace, Ledger: s.ledger, Dir: filepath.Join(s.cfg.data, "logs"),
-		Follow: s.cfg.cluster.followLogs, MaxLog: s.cfg.cluster.maxLog, Now: s.cfg.now, Log: s.cfg.log,
-	})
+	keeper, err := s.keepLogs(ctx, client, nil)
 	if err != nil {
 		return err
 	}
-	s.closers = append(s.closers, keeper)
 	l, err := jobs.New(jobs.Config{
 		Logs: keeper, Client: client, Namespace: s.cfg.cluster.namespace, Template: options.Template, PendingTimeout: options.PendingTimeout,
 		Finish: finisher.Finish, Started: s.started, Now: s.cfg.now, Log: s.cfg.log,
@@ -248,10 +322,8 @@ func (s *service) openJobs(ctx context.Context, finisher *finish.Finisher) error
 	if err != nil {
 		return err
 	}
-	s.launcher, s.follow, s.load, s.logs, s.glance = l, l.Run, l.Load, keeper, l.Glance
-	if s.cfg.cluster.election {
-		s.elect = election{client: client, namespace: s.cfg.cluster.namespace, log: s.cfg.log}.lead
-	}
+	s.launcher, s.follow, s.load, s.glance = l, l.Run, l.Load, l.Glance
+	s.openElection(client)
 	return nil
 }
 

@@ -26,6 +26,7 @@
 //	poison/<date>/<hash>.json  a request that could not be read
 //	refused/<hash>.json        an event that a sink refused for good
 //	data/<sha256>.json         the data of an event that was too large for its message
+//	removed/logs.json          of which builds the logs were removed
 package record
 
 import (
@@ -38,6 +39,7 @@ import (
 	"math"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -203,6 +205,17 @@ func IndexKey(req events.Request) string {
 // IndexBuildID is the build id in a key that begins with IndexPrefix.
 func IndexBuildID(key string) string { return key[strings.LastIndexByte(key, '-')+1:] }
 
+// IndexTime is when the build was requested, in milliseconds, that a key which begins
+// with IndexPrefix lists; the zero time if it is no such key.
+func IndexTime(key string) time.Time {
+	digits, _, _ := strings.Cut(strings.TrimPrefix(key, IndexPrefix), "-")
+	reverse, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || reverse < 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(math.MaxInt64 - reverse).UTC()
+}
+
 // RegisterKey is the key of the register of a change's ref or object for a
 // trigger.
 func RegisterKey(tenant, trigger string, c events.Change) string {
@@ -218,7 +231,7 @@ func TagKey(repository, tag string) string { return "tags/" + hash("tag", reposi
 
 // RefusedKey is the key of an event that a sink refused.
 func RefusedKey(e event.Event) string {
-	return "refused/" + hash("refused", e.Source(), e.ID()) + ".json"
+	return RefusedPrefix + hash("refused", e.Source(), e.ID()) + ".json"
 }
 
 // DataKey is the key of an event's data, the same for the same bytes.
@@ -232,6 +245,14 @@ func DataKey(data []byte) string {
 func PoisonKey(p Poison) string {
 	return "poison/" + p.At.UTC().Format(time.DateOnly) + "/" + hash(p.Door, string(p.Body)) + ".json"
 }
+
+// LogsRemoved says how far the removal of old logs has come.
+type LogsRemoved struct {
+	After string `json:"after"` // of the builds that are listed after this key there is no log
+}
+
+// LogsRemovedKey is the key of LogsRemoved.
+const LogsRemovedKey = "removed/logs.json"
 
 // Same is what was built of a commit.
 type Same struct {
@@ -287,8 +308,9 @@ func NotifiedKey(id, name string) string { return BuildsPrefix + id + "/told-" +
 
 // Prefixes of keys of what happens without a change.
 const (
-	LaterPrefix  = "later/"
-	PoisonPrefix = "poison/"
+	LaterPrefix   = "later/"
+	PoisonPrefix  = "poison/"
+	RefusedPrefix = "refused/"
 )
 
 // BasedKey is the key of what a register's newest build stands on.

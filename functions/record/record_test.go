@@ -39,6 +39,14 @@ func TestKeysAreValid(t *testing.T) {
 	if got := record.IndexBuildID(record.IndexKey(req)); got != id {
 		t.Errorf("build of index key: %s", got)
 	}
+	if got := record.IndexTime(record.IndexKey(req)); !got.Equal(req.RequestedAt) {
+		t.Errorf("time of index key: %s, want %s", got, req.RequestedAt)
+	}
+	for _, key := range []string{"index/x", "index/", "", "index/-1-a", "index/99999999999999999999-a"} {
+		if got := record.IndexTime(key); !got.IsZero() {
+			t.Errorf("time of %q: %s", key, got)
+		}
+	}
 	if !strings.HasPrefix(record.OpenKey(req), record.GroupPrefix("acme", "app/../ü")) {
 		t.Error("an open build is not below its group")
 	}

@@ -2,12 +2,13 @@ package local_test
 
 import (
 	"encoding/json"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/kilnhook/kiln/e2e/port"
 
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/infra/local/api"
@@ -103,12 +104,7 @@ func TestMovedStack(t *testing.T) {
 	if err := os.WriteFile(gate, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg.Listen, cfg.ListenS3 = l.Addr().String(), "127.0.0.1:0"
-	l.Close()
+	cfg.Listen, cfg.ListenS3 = port.Free(t), "127.0.0.1:0"
 	s = start(t, cfg)
 	if s.Registry() == before {
 		t.Fatal("it did not move")

@@ -1,7 +1,8 @@
 // Package jobsink runs builds through a Knative JobSink, which makes a Job of
 // every event it gets. The dispatcher then needs no right to make Jobs; in return
 // it does not see them: an executor says itself what became of its build, at a
-// finish.Gateway, and one that is lost is found by its deadline.
+// finish.Gateway, and one that is lost is found by its deadline. If it may read
+// pods, a Follower has their logs kept.
 package jobsink
 
 import (
@@ -122,6 +123,11 @@ func (l *Launcher) Cancel(_ context.Context, buildID string) error {
 	return nil
 }
 
+// Reach is how long after its request so many attempts at a build may take.
+func (l *Launcher) Reach(attempts int) time.Duration {
+	return time.Duration(attempts) * (l.cfg.Timeout + l.cfg.Slack)
+}
+
 // State says that a build runs until its deadline has passed for every attempt,
 // and that it does not exist after that.
 func (l *Launcher) State(ctx context.Context, buildID string) (dispatch.State, error) {
@@ -141,7 +147,7 @@ func (l *Launcher) State(ctx context.Context, buildID string) (dispatch.State, e
 	case !errors.Is(err, fs.ErrNotExist):
 		return dispatch.StateNone, fmt.Errorf("read attempts: %w", err)
 	}
-	deadline := req.RequestedAt.Add(time.Duration(attempts) * (l.cfg.Timeout + l.cfg.Slack))
+	deadline := req.RequestedAt.Add(l.Reach(attempts))
 	if l.cfg.Now().Before(deadline) {
 		return dispatch.StateRunning, nil
 	}

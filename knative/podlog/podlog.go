@@ -27,6 +27,7 @@ import (
 	"github.com/kilnhook/kiln/events"
 	"github.com/kilnhook/kiln/functions/record"
 	"github.com/kilnhook/kiln/infra/wait"
+	"github.com/kilnhook/kiln/knative/launch"
 )
 
 // Ledger is the part of a ledger that logs are kept in.
@@ -41,6 +42,9 @@ type Config struct {
 	Client    kubernetes.Interface
 	Namespace string // of the pods
 	Ledger    Ledger
+	// Selector is the label selector of the pods of a request's executor, which are
+	// read in the order in which they were made; nil is that of the launcher of Jobs.
+	Selector func(req events.Request) string
 	// Dir is where tapes are. It is the Keeper's alone and emptied when it begins.
 	Dir string
 	// Follow is how many logs are followed at once; 0 is 256. The others are read
@@ -87,6 +91,9 @@ func New(ctx context.Context, cfg Config) (*Keeper, error) {
 	}
 	if cfg.MaxLog <= 0 {
 		cfg.MaxLog = defaultMaxLog
+	}
+	if cfg.Selector == nil {
+		cfg.Selector = func(req events.Request) string { return launch.LabelBuild + "=" + req.BuildID }
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -158,6 +165,7 @@ func (k *Keeper) tape(req events.Request) *tape {
 		platform = req.Platform
 	}
 	t := newTape(req.BuildID, platform, k.cfg.Dir, k.cfg.Now())
+	t.whole, t.selector = req.Whole(), k.cfg.Selector(req)
 	k.tapes[req.BuildID] = t
 	k.spawn(func(ctx context.Context) {
 		err := k.record(ctx, t)

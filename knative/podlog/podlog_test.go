@@ -11,6 +11,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kilnhook/kiln/events"
 )
 
 const step = `{"time":"2026-01-01T00:00:00Z","kind":"output","id":"1","text":"%s"}`
@@ -368,5 +370,31 @@ func TestReadersGo(t *testing.T) {
 	_, err = k.Log(t.Context(), req.BuildID, 0, true, func([]byte) error { return gone })
 	if !errors.Is(err, gone) {
 		t.Error(err)
+	}
+}
+
+// TestWhoseExecutorsSayNothing proves that pods are found by whatever they are known by,
+// and that the log of a part whose executor ended without a word is kept once the build
+// it is a part of has its outcome.
+func TestWhoseExecutorsSayNothing(t *testing.T) {
+	c := newCluster(t)
+	k := c.keeper(t, func(cfg *Config) {
+		cfg.Selector = func(req events.Request) string { return "job=of-" + req.BuildID }
+	})
+	part := c.request(t, "a", "linux/amd64", "linux/arm64").Parts()[0]
+	pod := c.start("a-1", "of-"+part.BuildID)
+	c.says(pod, said("one"))
+	c.ends(pod)
+	k.Began(part)
+	got, err := "", error(nil)
+	for deadline := time.Now().Add(20 * time.Second); got == "" && err == nil && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		got, err = all(t, k, part.Whole(), 0, false)
+	}
+	if !strings.Contains(got, `"one"`) || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	c.result(t, part.Whole(), 0)
+	if got := texts(t, c.kept(t, part.BuildID)); !slices.Equal(got, []string{"one"}) {
+		t.Errorf("kept: %q", got)
 	}
 }

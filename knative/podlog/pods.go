@@ -77,15 +77,21 @@ func (k *Keeper) record(ctx context.Context, t *tape) error {
 	}
 }
 
-// decide finds out whether the outcome of a tape's build is known.
+// decide finds out whether the outcome of a tape's build is known, or that of the build
+// it is a part of: an executor that said nothing before will not then.
 func (k *Keeper) decide(ctx context.Context, t *tape) error {
-	found, err := k.cfg.Ledger.List(ctx, record.ResultKey(t.id), "", 1)
-	if err == nil && len(found) > 0 {
-		t.mu.Lock()
-		t.decide()
-		t.mu.Unlock()
+	for _, id := range slices.Compact([]string{t.id, t.whole}) {
+		found, err := k.cfg.Ledger.List(ctx, record.ResultKey(id), "", 1)
+		if err != nil {
+			return err
+		}
+		if len(found) > 0 {
+			t.mu.Lock()
+			t.decide()
+			t.mu.Unlock()
+		}
 	}
-	return err
+	return nil
 }
 
 // reader reads the pods of one Job, one after the other, onto a tape.
@@ -116,7 +122,7 @@ func (r *reader) news(decided bool) <-chan struct{} {
 // round reads what the pods that there are have said. over says that each of them has
 // said its last word.
 func (r *reader) round(ctx context.Context) (over bool, err error) {
-	list, err := r.k.cfg.Client.CoreV1().Pods(r.k.cfg.Namespace).List(ctx, metav1.ListOptions{LabelSelector: launch.LabelBuild + "=" + r.t.id})
+	list, err := r.k.cfg.Client.CoreV1().Pods(r.k.cfg.Namespace).List(ctx, metav1.ListOptions{LabelSelector: r.t.selector})
 	if err != nil {
 		r.k.cfg.Log.Warn("list pods of a build; trying again", "build", r.t.id, "err", err)
 		return false, nil
@@ -153,7 +159,7 @@ func (r *reader) round(ctx context.Context) (over bool, err error) {
 // pod reads the log of one pod, to its end if its executor has begun.
 func (r *reader) pod(ctx context.Context, p *corev1.Pod, c *cursor) error {
 	for failed := 0; ; {
-		begun, ended := phase(p)
+		begun, ended := Phase(p)
 		switch {
 		case !begun && (ended || r.t.isDecided()):
 			c.done = true
@@ -219,8 +225,8 @@ func (r *reader) close() error {
 	return nil
 }
 
-// phase says whether the executor of a pod has begun, and whether it has ended.
-func phase(p *corev1.Pod) (begun, ended bool) {
+// Phase says whether the executor of a pod has begun, and whether it has ended.
+func Phase(p *corev1.Pod) (begun, ended bool) {
 	ended = p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
 	for _, c := range p.Status.ContainerStatuses {
 		if c.Name != launch.Container {

@@ -15,6 +15,8 @@ import (
 // number read. The file has no name: it goes with the process.
 type tape struct {
 	id, platform, dir string
+	whole             string // id of the build that it is of, or of a part of
+	selector          string // of its pods
 
 	mu      sync.Mutex
 	file    *os.File // nil before the first byte and after the last reader

@@ -136,7 +136,7 @@ func (c *cluster) list(w http.ResponseWriter, r *http.Request) {
 	defer c.mu.Unlock()
 	list := corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}}
 	for i, p := range c.pods {
-		if r.URL.Query().Get("labelSelector") == launch.LabelBuild+"="+p.build {
+		if q := r.URL.Query().Get("labelSelector"); q == launch.LabelBuild+"="+p.build || q == "job="+p.build {
 			list.Items = append([]corev1.Pod{c.object(p, i)}, list.Items...) // in no order
 		}
 	}

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kilnhook/kiln/e2e/port"
+
 	"github.com/kilnhook/kiln/e2e/internal/baseimage"
 	"github.com/kilnhook/kiln/e2e/internal/cache"
 	"github.com/kilnhook/kiln/e2e/internal/registryd"
@@ -37,9 +39,11 @@ type Stack struct {
 
 	opt   Options
 	bases string
-	cmd   *exec.Cmd
-	done  chan error
-	out   *bytes.Buffer
+	// The addresses are the stack's from its first start to its last.
+	listen, listenS3 string
+	cmd              *exec.Cmd
+	done             chan error
+	out              *bytes.Buffer
 }
 
 // Start starts a stack with a registry of base images behind it. Both end with
@@ -82,11 +86,10 @@ func Bases(t *testing.T) string {
 // waits until it answers.
 func (s *Stack) Run(t *testing.T) {
 	t.Helper()
-	listen, listenS3 := "127.0.0.1:0", "127.0.0.1:0"
-	if s.URL != "" {
-		listen, listenS3 = strings.TrimPrefix(s.URL, "http://"), strings.TrimPrefix(s.S3, "http://")
+	if s.listen == "" {
+		s.listen, s.listenS3 = port.Free(t), port.Free(t)
 	}
-	s.cmd = exec.Command(s.opt.Kiln, append([]string{"up", "--data", s.Data, "--listen", listen, "--listen-s3", listenS3,
+	s.cmd = exec.Command(s.opt.Kiln, append([]string{"up", "--data", s.Data, "--listen", s.listen, "--listen-s3", s.listenS3,
 		"--executor", s.opt.Executor, "--base-mirror", s.bases, "--executor-arg=--insecure-registry=" + s.bases}, s.opt.Flags...)...)
 	s.cmd.Env = Environ()
 	s.out = &bytes.Buffer{}

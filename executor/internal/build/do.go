@@ -167,9 +167,19 @@ func (s *stage) runProcess(ctx context.Context, tell *teller, op plan.Run, who s
 	err = errors.Join(err, given.close())
 	var exit *sandbox.ExitError
 	if errors.As(err, &exit) {
-		return &RunError{Err: err, Tail: last.lines}
+		return &RunError{Err: meantJSON(op.Args, exit, err), Tail: last.last()}
 	}
 	return err
+}
+
+// meantJSON adds to the error of a shell that found no program what was most likely
+// meant: an array that is not JSON is no array, and the shell's to read.
+func meantJSON(args []string, exit *sandbox.ExitError, err error) error {
+	text := strings.TrimSpace(args[len(args)-1])
+	if exit.Code != 127 || len(args) < 2 || !strings.HasPrefix(text, `["`) && !strings.HasPrefix(text, `['`) {
+		return err
+	}
+	return fmt.Errorf("%w (what follows RUN is not JSON, so the shell got it: an array needs double quotes, commas and a bracket at its end)", err)
 }
 
 // environment is what the process sees: the image's variables, proxies and

@@ -29,7 +29,7 @@ func (s *stage) caches(op plan.Op) bool { return s.uncached(op) == "" }
 // are.
 func (s *stage) uncached(op plan.Op) string {
 	if s.Cache == nil {
-		return "the build has no cache"
+		return "no --cache"
 	}
 	if s.SingleLayer && s.isTarget() {
 		return "the step has no layer of its own with --single-snapshot"

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -164,7 +165,9 @@ func (p *printer) Write(b []byte) (int, error) {
 func (p *printer) flush() {
 	text := string(bytes.TrimSuffix(p.part, []byte("\r")))
 	p.part = p.part[:0]
-	p.tail.add(text)
+	p.tail.mu.Lock()
+	defer p.tail.mu.Unlock()
+	p.tail.add(p.stream, text)
 	p.tell.send(progress.Event{Kind: progress.KindOutput, Stream: p.stream, Text: text})
 }
 
@@ -174,16 +177,45 @@ func (p *printer) end() {
 	}
 }
 
-// tail keeps the last lines of both streams.
+// tail keeps the last lines of both streams. What came last on standard error is
+// kept although standard output went on: which of two pipes is read first is chance,
+// and what went wrong is most often said on standard error.
 type tail struct {
-	mu    sync.Mutex
-	lines []string
+	mu    sync.Mutex // held while a line is told as well, so that all see one order
+	lines []tailLine
 }
 
-func (t *tail) add(line string) {
+type tailLine struct {
+	stream int
+	text   string
+}
+
+// add takes a line. The caller holds mu.
+func (t *tail) add(stream int, text string) {
+	t.lines = append(t.lines, tailLine{stream, text})
+	if len(t.lines) <= tailLines {
+		return
+	}
+	diagnostics := 0
+	for _, l := range t.lines {
+		if l.stream == 2 {
+			diagnostics++
+		}
+	}
+	// The oldest line goes, of those that may.
+	drop := slices.IndexFunc(t.lines, func(l tailLine) bool {
+		return l.stream != 2 || diagnostics > tailLines/2
+	})
+	t.lines = slices.Delete(t.lines, drop, drop+1)
+}
+
+// last is the lines that are left, in the order in which they came.
+func (t *tail) last() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.lines = append(t.lines, line); len(t.lines) > tailLines {
-		t.lines = t.lines[1:]
+	var out []string
+	for _, l := range t.lines {
+		out = append(out, l.text)
 	}
+	return out
 }

@@ -288,6 +288,8 @@ func contentOf(e indexEntry, from *layerFiles, n int) rootfs.Content {
 		return nil
 	case e.inline != nil:
 		return inlineContent{e.inline, e.print}
+	case e.print == snapshot.Print{}: // the index is of a Table
+		return &listedFile{layerFile: layerFile{from: from, n: n}, name: e.Name, size: e.Size}
 	}
 	return &layerFile{from: from, n: n, print: e.print}
 }

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
@@ -9,6 +10,38 @@ import (
 // sbomArg reports whether an argument configures BuildKit's own scanning: a RUN does not see it.
 func sbomArg(key string) bool {
 	return key == "BUILDKIT_SBOM_SCAN_CONTEXT" || key == "BUILDKIT_SBOM_SCAN_STAGE"
+}
+
+// unusedArgs lists the build arguments that were given and change nothing: no ARG of
+// any stage or ONBUILD declares them, and nothing else is made of them.
+func (b *builder) unusedArgs() []string {
+	used := map[string]bool{"SOURCE_DATE_EPOCH": true}
+	see := func(c *instructions.ArgCommand) {
+		for _, a := range c.Args {
+			used[a.Key] = true
+		}
+	}
+	for _, k := range b.args.Keys() {
+		used[k] = true // of the platform
+	}
+	for i := range b.file.Args {
+		see(&b.file.Args[i])
+	}
+	for _, s := range b.stages {
+		for _, c := range s.cmds {
+			if arg, ok := c.Command.(*instructions.ArgCommand); ok {
+				see(arg)
+			}
+		}
+	}
+	var out []string
+	for name := range b.opt.Args {
+		if !used[name] && !strings.HasPrefix(name, "BUILDKIT_") && proxies(map[string]string{name: "x"}) == nil {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // arg declares build arguments. The value is the one given for the build, else

@@ -82,7 +82,7 @@ func New(f *dockerfile.File, opt Options) (*Plan, error) {
 	}
 	b.label(p.Final())
 	p.Platform = imagePlatform(target.root(), b.platform, b.asked)
-	p.Warnings = b.sortedWarnings()
+	p.Warnings, p.Unused = b.sortedWarnings(), b.unusedArgs()
 	if err := b.lintError(p.Warnings); err != nil {
 		return nil, err
 	}
@@ -142,14 +142,16 @@ func (b *builder) target() (*stage, error) {
 	if n, err := strconv.Atoi(name); err == nil && n >= 0 && n < len(b.stages) {
 		return b.stages[n], nil
 	}
-	var names []string
-	for _, s := range b.stages {
-		if s.def.Name != "" {
-			names = append(names, s.def.Name)
-		}
-	}
+	names := b.stageNames()
 	err := fmt.Errorf("%s has no stage %q to build", b.file.Name, name)
-	return nil, suggest.WrapError(err, name, names, false)
+	similar, wrapped := suggest.WrapErrorMaybe(err, name, names, false)
+	switch {
+	case similar:
+		return nil, wrapped
+	case len(names) == 0:
+		return nil, fmt.Errorf("%w: none of its %d stages has a name, their numbers are 0 to %d", err, len(b.stages), len(b.stages)-1)
+	}
+	return nil, fmt.Errorf("%w: those with names are %s", err, strings.Join(names, ", "))
 }
 
 // declareArgs computes the ARGs before the first FROM and those that tell of

@@ -24,6 +24,7 @@ type Plan struct {
 	Platform v1.Platform          // what the image's config file says
 	Epoch    *time.Time           // SOURCE_DATE_EPOCH, as a build argument or a global ARG; nil if not given
 	Warnings []dockerfile.Warning // lint findings, in file order
+	Unused   []string             // build arguments that no ARG declares, and that mean nothing else, by name
 }
 
 // Final returns the last stage, the one that becomes the image.

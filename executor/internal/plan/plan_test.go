@@ -63,7 +63,11 @@ func TestErrors(t *testing.T) {
 		{"from bad name", "FROM a\nCOPY --from=A_ a b", "Dockerfile:2: COPY --from=A_ a b: --from=A_ is neither a stage nor an image name: invalid reference format: repository name (library/A_) must be lowercase"},
 		{"from missing image", "FROM a\nCOPY --from=missing a b", "Dockerfile:2: COPY --from=missing a b: no such image"},
 		{"missing image", "FROM a AS x\nFROM missing:1\nCOPY --from=x a b", "Dockerfile:2: FROM missing:1: no such image"},
-		{"blank FROM", "FROM $X", "Dockerfile:1: FROM $X: base name ($X) should not be blank"},
+		{"blank FROM", "FROM $X", "Dockerfile:1: FROM $X: base name ($X) should not be blank: no ARG X stands before the first FROM"},
+		{"blank FROM of an ARG", "ARG X\nFROM $X", "Dockerfile:2: FROM $X: base name ($X) should not be blank: ARG X has no default, give --build-arg X=…"},
+		{"blank FROM of a blank ARG", "ARG X=\nFROM $X", "Dockerfile:2: FROM $X: base name ($X) should not be blank"},
+		{"nearly a stage", "FROM a AS base\nFROM bse:missing", "Dockerfile:2: FROM bse:missing: no such image"},
+		{"copy from nearly a stage", "FROM a AS missin\nFROM a\nCOPY --from=missing a b", "Dockerfile:3: COPY --from=missing a b: no such image (no stage is named missing: did you mean missin?)"},
 		{"bad FROM", "FROM UP", "Dockerfile:1: FROM UP: parse image name \"UP\": invalid reference format: repository name (library/UP) must be lowercase"},
 		{"bad platform", "FROM --platform=what a", `Dockerfile:1: FROM --platform=what a: invalid platform "what": neither an operating system nor an architecture`},
 		{"empty platform", "FROM --platform=$X a", `Dockerfile:1: FROM --platform=$X a: invalid platform "": write os/arch[/variant], such as linux/arm64`},
@@ -126,6 +130,24 @@ func TestUnneededStage(t *testing.T) {
 	}
 }
 
+// A build argument that nothing declares is most often misspelled.
+func TestUnusedArgs(t *testing.T) {
+	args := map[string]string{}
+	for _, name := range []string{"GLOBAL", "OWN", "ELSEWHERE", "TRIGGERED", "TARGETARCH", "http_proxy", "BUILDKIT_SYNTAX", "SOURCE_DATE_EPOCH", "VERSON", "own"} {
+		args[name] = "1"
+	}
+	base := func(string, v1.Platform) (Base, error) {
+		return Base{Config: &v1.ConfigFile{OS: "linux", Architecture: "amd64", Config: v1.Config{OnBuild: []string{"ARG TRIGGERED"}}}}, nil
+	}
+	p, err := planOf(t, "ARG GLOBAL\nFROM a AS x\nARG ELSEWHERE\nFROM b\nARG OWN=2 VERSION\n", Options{Base: base, Args: args})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(p.Unused, " "); got != "VERSON own" {
+		t.Errorf("unused are %s", got)
+	}
+}
+
 // Faults of the options, not of the Dockerfile.
 func TestOptionErrors(t *testing.T) {
 	for _, c := range []struct {
@@ -133,7 +155,7 @@ func TestOptionErrors(t *testing.T) {
 		want string
 	}{
 		{Options{Target: "prood"}, `Dockerfile has no stage "prood" to build (did you mean prod?)`},
-		{Options{Target: "3"}, `Dockerfile has no stage "3" to build`},
+		{Options{Target: "3"}, `Dockerfile has no stage "3" to build: those with names are dev, prod`},
 		{Options{Platform: v1.Platform{OS: "windows", Architecture: "amd64"}}, "build for windows/amd64: only Linux images can be built"},
 		{Options{Args: map[string]string{"BUILDKIT_MULTI_PLATFORM": "1"}}, "build argument BUILDKIT_MULTI_PLATFORM: what is built is an image for one platform and no index: leave it out"},
 		{Options{Args: map[string]string{"SOURCE_DATE_EPOCH": "soon"}}, `SOURCE_DATE_EPOCH is "soon": it must be a number of seconds since 1970`},

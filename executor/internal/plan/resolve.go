@@ -128,11 +128,12 @@ func (b *builder) lookUp(needed []*stage) error {
 		if first != nil || img.err == nil {
 			return
 		}
+		err := b.nearStage(img.ref, img.err)
 		if c != nil {
-			first = b.fault(c, img.err)
+			first = b.fault(c, err)
 			return
 		}
-		first = &dockerfile.Error{Pos: b.file.Pos(s.def.Location), Text: s.def.SourceCode, Err: img.err}
+		first = &dockerfile.Error{Pos: b.file.Pos(s.def.Location), Text: s.def.SourceCode, Err: err}
 	})
 	return first
 }

@@ -3,12 +3,16 @@ package plan
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/distribution/reference"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
+	"github.com/moby/buildkit/util/suggest"
 
 	"github.com/kilnhook/kiln/executor/internal/dockerfile"
 )
@@ -127,7 +131,7 @@ func (b *builder) declareStages() error {
 		}
 		b.lintFrom(lint, def, res)
 		if res.Result == "" {
-			return fail(fmt.Errorf("base name (%s) should not be blank", def.BaseName))
+			return fail(b.blankBase(def.BaseName, res))
 		}
 		s.ref = res.Result
 		if def.Platform != "" {
@@ -149,6 +153,46 @@ func (b *builder) declareStages() error {
 		}
 	}
 	return nil
+}
+
+// nearStage adds to the error of an image that could not be had the stage that was
+// most likely meant.
+func (b *builder) nearStage(ref string, err error) error {
+	stage, ok := suggest.Search(ref, b.stageNames(), false)
+	if !ok || len(ref) < 3 {
+		return err
+	}
+	return fmt.Errorf("%w (no stage is named %s: did you mean %s?)", err, ref, stage)
+}
+
+// stageNames lists the stages that have names.
+func (b *builder) stageNames() []string {
+	var names []string
+	for _, s := range b.stages {
+		if s.def.Name != "" {
+			names = append(names, s.def.Name)
+		}
+	}
+	return names
+}
+
+// blankBase is the error of a FROM that expands to nothing.
+func (b *builder) blankBase(name string, res shell.ProcessWordResult) error {
+	err := fmt.Errorf("base name (%s) should not be blank", name)
+	for _, v := range slices.Sorted(maps.Keys(res.Unmatched)) {
+		if b.declares(v) {
+			return fmt.Errorf("%w: ARG %s has no default, give --build-arg %s=…", err, v, v)
+		}
+		return fmt.Errorf("%w: no ARG %s stands before the first FROM", err, v)
+	}
+	return err
+}
+
+// declares reports whether there is an ARG of the name before the first FROM.
+func (b *builder) declares(name string) bool {
+	return slices.ContainsFunc(b.file.Args, func(c instructions.ArgCommand) bool {
+		return slices.ContainsFunc(c.Args, func(a instructions.KeyValuePairOptional) bool { return a.Key == name })
+	})
 }
 
 // checkSources finds what no stage may say in a COPY --from, needed or not.

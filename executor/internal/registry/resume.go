@@ -60,11 +60,11 @@ func (p *pulled) resuming(l v1.Layer) (v1.Layer, error) {
 		l, r.ref = m.Layer, m.Reference
 	}
 	r.Layer = l
-	out, err := partial.CompressedToLayer(r)
+	whole, err := partial.CompressedToLayer(r)
 	if err != nil || !mountable {
-		return out, err
+		return whole, err
 	}
-	return &remote.MountableLayer{Layer: out, Reference: m.Reference}, nil
+	return &partedLayer{&remote.MountableLayer{Layer: whole, Reference: m.Reference}, r}, nil
 }
 
 // resumingLayer is a layer whose bytes are asked for again if they stop

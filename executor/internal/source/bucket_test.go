@@ -20,6 +20,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kilnhook/kiln/e2e/port"
+
 	"github.com/fsouza/fake-gcs-server/fakestorage"
 	"github.com/johannesboyne/gofakes3"
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
@@ -306,16 +308,12 @@ func TestAzurite(t *testing.T) {
 	program := need.Command(t, "azurite-blob")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
+	host := port.Free(t)
+	_, number, err := net.SplitHostPort(host)
 	if err != nil {
 		t.Fatal(err)
 	}
-	host := free.Addr().String()
-	_, port, _ := net.SplitHostPort(host)
-	if err := free.Close(); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(ctx, program, "--blobHost", "127.0.0.1", "--blobPort", port, "--location", t.TempDir(), "--disableTelemetry", "--skipApiVersionCheck")
+	cmd := exec.CommandContext(ctx, program, "--blobHost", "127.0.0.1", "--blobPort", number, "--location", t.TempDir(), "--disableTelemetry", "--skipApiVersionCheck")
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

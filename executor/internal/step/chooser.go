@@ -99,7 +99,7 @@ func mustExist(src rootfs.FS, name string, in Inputs) error {
 	}
 	_, err = src.Lstat(name)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
-		return missing(name, name, in)
+		return missing(src, name, name, in)
 	}
 	return err
 }

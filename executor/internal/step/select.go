@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/moby/buildkit/util/suggest"
 
 	"github.com/kilnhook/kiln/executor/internal/rootfs"
 )
@@ -27,7 +30,7 @@ func selectOne(src rootfs.FS, pattern string, in Inputs) ([]selected, error) {
 	s, err := follow(src, fixed)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
-		return nil, missing(pattern, s.name, in)
+		return nil, missing(src, pattern, s.name, in)
 	case err != nil:
 		return nil, fmt.Errorf("find %s: %w", pattern, err)
 	case wild == "":
@@ -46,7 +49,7 @@ func selectOne(src rootfs.FS, pattern string, in Inputs) ([]selected, error) {
 	for _, n := range names {
 		s, err := follow(src, n)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
-			return nil, missing(n, s.name, in)
+			return nil, missing(src, n, s.name, in)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("find %s: %w", n, err)
@@ -79,17 +82,44 @@ func notFound(format string, args ...any) error {
 	return &plainError{fmt.Sprintf(format, args...), fs.ErrNotExist}
 }
 
-// missing says why a source is not there. name is what the pattern leads to.
-func missing(pattern, name string, in Inputs) error {
+// missing says why a source of src is not there, and which one was most likely meant.
+// name is what the pattern leads to.
+func missing(src rootfs.FS, pattern, name string, in Inputs) error {
+	similar := ""
+	if near := neighbour(src, name, in); near != "" && pattern == name {
+		similar = fmt.Sprintf(" (did you mean %s?)", near)
+	}
 	switch {
 	case in.From != nil:
-		return notFound("/%s is not in the source", pattern)
+		return notFound("/%s is not in the source%s", pattern, similar)
 	case in.Ignore.Excluded(name) && name != pattern:
 		return notFound("%s is not in the build context: it leads to %s, which %s excludes", pattern, name, in.Ignore.Name())
 	case in.Ignore.Excluded(name):
 		return notFound("%s is not in the build context: %s excludes it", pattern, in.Ignore.Name())
 	}
-	return notFound("%s is not in the build context", pattern)
+	return notFound("%s is not in the build context%s", pattern, similar)
+}
+
+// neighbour is the entry of the directory of name whose own name is most like it, ""
+// if none is.
+func neighbour(src rootfs.FS, name string, in Inputs) string {
+	dir, base := path.Split(name)
+	if len(base) < 3 { // whatever is as short would be like it
+		return ""
+	}
+	dir = rootfs.Clean(dir)
+	names, err := src.List(dir)
+	if err != nil {
+		return ""
+	}
+	if in.From == nil {
+		names = slices.DeleteFunc(names, func(n string) bool { return in.Ignore.Excluded(rootfs.Join(dir, n)) })
+	}
+	near, _ := suggest.Search(base, names, true)
+	if near == "" {
+		return ""
+	}
+	return rootfs.Join(dir, near)
 }
 
 // splitPattern splits a pattern before its first component with a wildcard.

@@ -46,6 +46,7 @@ type Options struct {
 // Store is a directory with
 //
 //	indexes-<format>/<diff id>   what layer.WriteIndex wrote
+//	indexes-<format>/<table>     what layer.Table.WriteIndex wrote
 //	images/<key>/root            the files of an image
 //	images/<key>.lock            locked by those who use it
 //	new/                         what is being made
@@ -100,10 +101,14 @@ type indexed interface {
 }
 
 // Index returns the index of a layer, as layer.WriteIndex writes it. It is made,
-// and kept, if nobody has it, or if what they have is of no use: anew.
+// and kept, if nobody has it, or if what they have is of no use: anew. Of a layer that
+// has a table of contents it is made of that, so that the layer need not be read.
 func (s *Store) Index(ctx context.Context, l v1.Layer, anew bool) (io.ReadCloser, error) {
 	if !anew {
 		if rc, err := s.Known(ctx, l); rc != nil || err != nil {
+			return rc, err
+		}
+		if rc, err := s.listed(ctx, l); rc != nil || err != nil {
 			return rc, err
 		}
 	}
@@ -148,7 +153,7 @@ func (s *Store) Known(ctx context.Context, l v1.Layer) (io.ReadCloser, error) {
 		return nil, err
 	}
 	defer rc.Close() // read only
-	return s.keep(diffID, func(w io.Writer) error {
+	return s.keep(s.path(diffID), func(w io.Writer) error {
 		_, err := io.Copy(w, rc)
 		return err
 	})
@@ -156,9 +161,40 @@ func (s *Store) Known(ctx context.Context, l v1.Layer) (io.ReadCloser, error) {
 
 func (s *Store) path(diffID v1.Hash) string { return filepath.Join(s.indexes, diffID.Hex) }
 
+// listed returns the index by a layer's table of contents; nil if that is of no use.
+//
+// It is never kept as the index of the layer's diff id, nor given to others: whoever
+// makes an image can have its table say what they like, and indexes by diff id are taken
+// for layers of any image. Here it goes by the digests of layer and table, so that it
+// counts only for who names both.
+func (s *Store) listed(ctx context.Context, l v1.Layer) (io.ReadCloser, error) {
+	table := layer.TableOf(l)
+	if table == nil {
+		return nil, nil
+	}
+	path := filepath.Join(s.indexes, table.Key())
+	if f, err := os.Open(path); err == nil {
+		now := s.opt.Now()
+		_ = os.Chtimes(path, now, now)
+		return f, nil
+	}
+	f, err := s.keep(path, func(w io.Writer) error { return table.WriteIndex(ctx, w) })
+	switch {
+	case err == nil:
+		return f, nil
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case layer.TableIsWrong(err):
+		s.opt.Log.Warn("table of contents of layer is not used: the layer is read instead", "err", err)
+	default:
+		s.opt.Log.Debug("table of contents of layer is not used: the layer is read instead", "err", err)
+	}
+	return nil, nil
+}
+
 // make reads the layer.
 func (s *Store) make(ctx context.Context, l v1.Layer, diffID v1.Hash, anew bool) (io.ReadCloser, error) {
-	f, err := s.keep(diffID, func(w io.Writer) error { return layer.WriteIndex(ctx, l, w) })
+	f, err := s.keep(s.path(diffID), func(w io.Writer) error { return layer.WriteIndex(ctx, l, w) })
 	if err == nil {
 		s.share(ctx, diffID, anew)
 	}
@@ -175,7 +211,7 @@ func (s *Store) Record(ctx context.Context, l v1.Layer, extract func(index io.Wr
 	if _, err := os.Stat(s.path(diffID)); err == nil {
 		return extract(nil)
 	}
-	f, err := s.keep(diffID, extract)
+	f, err := s.keep(s.path(diffID), extract)
 	if err != nil {
 		return err
 	}
@@ -213,14 +249,14 @@ func (s *Store) share(ctx context.Context, diffID v1.Hash, anew bool) {
 }
 
 // keep writes a file beside its place, so that it appears as a whole.
-func (s *Store) keep(diffID v1.Hash, write func(io.Writer) error) (io.ReadCloser, error) {
+func (s *Store) keep(path string, write func(io.Writer) error) (io.ReadCloser, error) {
 	f, err := os.CreateTemp(filepath.Join(s.dir, "new"), "index-*")
 	if err != nil {
 		return nil, fmt.Errorf("keep layer index: %w", err)
 	}
 	err = write(f)
 	if err == nil {
-		err = errors.Join(f.Sync(), os.Rename(f.Name(), s.path(diffID)))
+		err = errors.Join(f.Sync(), os.Rename(f.Name(), path))
 	}
 	if err == nil {
 		_, err = f.Seek(0, io.SeekStart)

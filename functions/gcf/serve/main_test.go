@@ -21,6 +21,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kilnhook/kiln/e2e/port"
+
 	gpubsub "cloud.google.com/go/pubsub/v2"
 	"cloud.google.com/go/pubsub/v2/apiv1/pubsubpb"
 	"cloud.google.com/go/pubsub/v2/pstest"
@@ -53,14 +55,13 @@ func TestMain(m *testing.M) {
 // URL.
 func start(t *testing.T, function string, env ...string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	address := port.Free(t)
+	_, number, err := net.SplitHostPort(address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	l.Close()
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append([]string{serveVariable + "=1", "FUNCTION_TARGET=" + function, "PORT=" + port, "PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, env...)
+	cmd.Env = append([]string{serveVariable + "=1", "FUNCTION_TARGET=" + function, "PORT=" + number, "PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, env...)
 	cmd.Stderr, cmd.Stdout = t.Output(), t.Output()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
@@ -69,10 +70,10 @@ func start(t *testing.T, function string, env ...string) string {
 	}
 	t.Cleanup(func() { _ = cmd.Process.Signal(syscall.SIGTERM); _ = cmd.Wait() })
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		conn, err := net.Dial("tcp", "127.0.0.1:"+port)
+		conn, err := net.Dial("tcp", address)
 		if err == nil {
 			conn.Close()
-			return "http://127.0.0.1:" + port
+			return "http://" + address
 		}
 		if time.Now().After(deadline) {
 			t.Fatal("the function does not listen")
