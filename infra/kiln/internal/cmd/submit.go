@@ -22,6 +22,7 @@ import (
 	"github.com/kilnhook/kiln/infra/local/api"
 	"github.com/kilnhook/kiln/infra/local/bucket"
 	"github.com/kilnhook/kiln/infra/local/buildlog"
+	"github.com/kilnhook/kiln/infra/wait"
 )
 
 // submission is what kiln submit is asked to do.
@@ -174,12 +175,8 @@ func finished(ctx context.Context, c *client.Client, id string) (api.Build, erro
 		if err != nil || b.Finished() {
 			return b, err
 		}
-		timer := time.NewTimer(100 * time.Millisecond)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return b, context.Cause(ctx)
+		if err := wait.For(ctx, 100*time.Millisecond); err != nil {
+			return b, err
 		}
 	}
 }
