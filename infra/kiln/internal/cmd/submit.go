@@ -107,11 +107,7 @@ func send(ctx context.Context, c *client.Client, s *show.Screen, sub submission)
 	for _, name := range files.Skipped {
 		s.Line("left out %s: it is neither file, directory nor link", buildlog.Clean(name))
 	}
-	noun := "files"
-	if files.Files == 1 {
-		noun = "file"
-	}
-	s.Line("sending %d %s, %s", files.Files, noun, buildlog.Bytes(files.Bytes))
+	s.Line("sending %s, %s", buildlog.Count(files.Files, "file"), buildlog.Bytes(files.Bytes))
 	meta := map[string]string{}
 	if sub.trigger != "" {
 		meta[trigger.MetaTrigger] = sub.trigger
