@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -42,7 +43,7 @@ type Outcome struct {
 	Ref      string   // of the image
 	Error    string   // the message of a build that failed
 	Status   int      // of the process
-	Warnings []string // that were printed
+	Warnings []string // that were printed of lines of the Dockerfile
 	Log      string   // all that was printed
 }
 
@@ -153,6 +154,14 @@ func (l *Lab) Flags(b Build, contextDir, ref string) []string {
 	return append(flags, b.Flags...)
 }
 
+// ofLine tells "FILE:LINE: Rule: message" from warnings that BuildKit has not.
+func ofLine(warning string) bool {
+	where, _, _ := strings.Cut(warning, ": ")
+	_, line, _ := strings.Cut(where, ":")
+	_, err := strconv.Atoi(line)
+	return err == nil
+}
+
 // read takes what the executor printed apart.
 func (o *Outcome) read(text string) error {
 	o.Log = text
@@ -168,7 +177,7 @@ func (o *Outcome) read(text string) error {
 		}
 		switch e.Kind {
 		case "note":
-			if w, ok := strings.CutPrefix(e.Text, "warning: "); ok {
+			if w, ok := strings.CutPrefix(e.Text, "warning: "); ok && ofLine(w) {
 				o.Warnings = append(o.Warnings, w)
 			}
 		case "result":
