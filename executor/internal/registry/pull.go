@@ -54,11 +54,7 @@ func (c *Client) Image(ctx context.Context, ref string, p v1.Platform) (v1.Image
 		if isMissing(err) {
 			missing++
 		}
-		err = c.explain(err, place.Context())
-		if len(places) > 1 || place.String() != ref {
-			err = fmt.Errorf("%s: %w", place, err)
-		}
-		failures = append(failures, err)
+		failures = append(failures, fmt.Errorf("%s: %w", place, c.explain(err, place.Context())))
 		if i < len(places)-1 {
 			c.opt.Log.Warn("image is not at its mirror", "image", ref, "mirror", place.String(), "err", err)
 		}
@@ -68,7 +64,7 @@ func (c *Client) Image(ctx context.Context, ref string, p v1.Platform) (v1.Image
 	if missing == len(places) {
 		return nil, nil, &pullError{text: fmt.Sprintf("image %s not found; tried %s", ref, tried), errs: append(failures, ErrNotFound)}
 	}
-	text := fmt.Sprintf("pull image %s: %s", ref, tried)
+	text := fmt.Sprintf("pull image %s: %s", ref, strings.TrimPrefix(tried, ref+": "))
 	var unreachable *net.OpError
 	if errors.As(err, &unreachable) {
 		text += " (--registry-mirror and --registry-map name other hosts to pull from)"
