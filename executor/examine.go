@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -105,23 +104,16 @@ func (d *doctor) disk() {
 
 // memory says how much the container may use.
 func (d *doctor) memory() {
-	for _, name := range []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"} {
-		raw, err := os.ReadFile(name)
-		if err != nil {
-			continue
-		}
-		limit, err := strconv.ParseUint(strings.TrimSpace(string(raw)), 10, 64)
-		if err != nil || limit > 1<<60 {
-			break
-		}
-		state, hint := findingOK, ""
-		if limit < littleMemory {
-			state, hint = findingWarning, ": the executor itself needs little, but what RUN starts may need more"
-		}
-		d.say("memory", "", state, "limited to %s%s", bytesText(limit), hint)
+	limit := d.p.memory
+	if limit == 0 {
+		d.say("memory", "", findingOK, "no limit")
 		return
 	}
-	d.say("memory", "", findingOK, "no limit")
+	state, hint := findingOK, ""
+	if limit < littleMemory {
+		state, hint = findingWarning, ": the executor itself needs little, but what RUN starts may need more"
+	}
+	d.say("memory", "", state, "limited to %s%s", bytesText(uint64(limit)), hint)
 }
 
 func bytesText(n uint64) string {

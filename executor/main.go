@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"syscall"
@@ -40,13 +41,15 @@ type process struct {
 	stderr *os.File
 	now    func() time.Time
 	memory int64 // that the process may have, bytes; 0 is no limit
+	root   fs.FS // of the machine, or the container, for what the kernel says of this process
 }
 
 func run() int {
+	root := os.DirFS("/")
 	p := process{
 		args: os.Args, env: os.Environ(), lookup: os.LookupEnv,
-		memory: limitMemory(os.DirFS("/"), os.LookupEnv),
-		stdin:  os.Stdin, stdout: os.Stdout, stderr: os.Stderr, now: time.Now,
+		memory: limitMemory(root, os.LookupEnv), root: root,
+		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, now: time.Now,
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()

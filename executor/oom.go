@@ -1,16 +1,17 @@
 package main
 
 import (
-	"os"
+	"io/fs"
 	"strconv"
 	"strings"
 )
 
-// oomKills is how many processes of the container the kernel has killed for want
-// of memory, as cgroup version 2 or 1 counts them; 0 if that cannot be had.
-func oomKills() uint64 {
-	for _, path := range []string{"/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"} {
-		raw, err := os.ReadFile(path)
+// oomKills is how many processes of the innermost control group that says so, and of
+// those in it, the kernel has killed for want of memory, as version 2 or 1 counts them; 0
+// if that cannot be had.
+func oomKills(root fs.FS) uint64 {
+	for _, file := range memoryFiles(root, "memory.events", "memory.oom_control") {
+		raw, err := fs.ReadFile(root, file)
 		if err != nil {
 			continue
 		}

@@ -79,7 +79,7 @@ func (s *session) report(ctx context.Context, err error) int {
 		if errors.As(err, &exit) && exit.Code != 0 {
 			status = exit.Code
 		}
-		if status == 128+int(unix.SIGKILL) && oomKills() > s.oomKills {
+		if status == 128+int(unix.SIGKILL) && oomKills(s.p.root) > s.oomKills {
 			s.res.Class, s.res.Reason = events.ClassOOM, "out of memory"
 		}
 		s.res.Message = s.message(ctx, err)

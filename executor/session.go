@@ -76,7 +76,7 @@ type session struct {
 
 // execute builds and returns the exit status.
 func execute(ctx context.Context, c *config, p process) int {
-	s := &session{c: c, p: p, begun: p.now(), res: events.Result{DurationMS: map[string]int64{}}, oomKills: oomKills()}
+	s := &session{c: c, p: p, begun: p.now(), res: events.Result{DurationMS: map[string]int64{}}, oomKills: oomKills(p.root)}
 	workDir, err := newWorkDir(c, p.lookup)
 	if err == nil {
 		defer os.RemoveAll(workDir)

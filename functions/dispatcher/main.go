@@ -25,6 +25,7 @@ import (
 
 	"github.com/kilnhook/kiln/events/trigger"
 	"github.com/kilnhook/kiln/functions/report"
+	"github.com/kilnhook/kiln/functions/retain"
 	"github.com/kilnhook/kiln/infra/bus"
 	"github.com/kilnhook/kiln/infra/local/fair"
 	"github.com/kilnhook/kiln/infra/local/serving"
@@ -94,6 +95,7 @@ type config struct {
 	parallel                      int
 	maxQueued, maxTenantQueued    int
 	timeout, sweep                time.Duration
+	keep                          retain.Rules
 	inFlight                      int
 	now                           func() time.Time
 	log                           *slog.Logger
@@ -139,6 +141,7 @@ type flags struct {
 	executorFlags, insecure                                                     list
 	cloud                                                                       cloudFlags
 	cluster                                                                     clusterFlags
+	keep                                                                        keepFlags
 }
 
 // cloudFlags are those about services of a cloud.
@@ -217,6 +220,7 @@ func configure(p process) (config, error) {
 	fs.DurationVar(&cfg.sweep, "sweep", time.Minute, "how often to look for what was left undone")
 	f.cloud.define(fs, p)
 	f.cluster.define(fs, p)
+	f.keep.define(fs, p)
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	if err := fs.Parse(p.args); err != nil {
 		return config{}, err
@@ -249,6 +253,10 @@ func (f flags) apply(p process, cfg *config) error {
 	}
 	if cfg.inFlight == 0 {
 		cfg.inFlight = inFlightFor(p.memory)
+	}
+	var err error
+	if cfg.keep, err = f.keep.rules(); err != nil {
+		return err
 	}
 	if err := f.cluster.apply(p, cfg); err != nil {
 		return err

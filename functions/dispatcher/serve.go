@@ -53,6 +53,7 @@ type service struct {
 	elect      func(context.Context, func(context.Context) error) error     // nil: this process alone follows and sweeps
 	results    http.Handler                                                 // where executors put results; nil: nowhere
 	dispatcher *dispatch.Dispatcher
+	retain     func(context.Context) error // removes what is old
 	pulls      []puller
 	closers    []io.Closer // of pulls and logs
 
@@ -66,7 +67,7 @@ func open(ctx context.Context, cfg config) (*service, error) {
 		return nil, err
 	}
 	s := &service{cfg: cfg}
-	for _, step := range []func(context.Context) error{s.openLedger, s.openBus, s.openBuilds, s.openConsole, s.openPulls} {
+	for _, step := range []func(context.Context) error{s.openLedger, s.openBus, s.openBuilds, s.openConsole, s.openRetention, s.openPulls} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, s.close())
 		}
@@ -314,6 +315,9 @@ func (s *service) lead(ctx context.Context) error {
 		group, running := errgroup.WithContext(ctx)
 		group.Go(func() error { return s.follow(running) })
 		group.Go(func() error { return serving.Every(running, s.cfg.sweep, "sweep", s.cfg.log, s.sweep) })
+		group.Go(func() error {
+			return serving.Every(running, retainEvery, "remove what is old", s.cfg.log, s.retain)
+		})
 		return group.Wait()
 	}
 	if s.elect == nil {

@@ -26,6 +26,7 @@
 //	poison/<date>/<hash>.json  a request that could not be read
 //	refused/<hash>.json        an event that a sink refused for good
 //	data/<sha256>.json         the data of an event that was too large for its message
+//	removed/logs.json          of which builds the logs were removed
 package record
 
 import (
@@ -230,7 +231,7 @@ func TagKey(repository, tag string) string { return "tags/" + hash("tag", reposi
 
 // RefusedKey is the key of an event that a sink refused.
 func RefusedKey(e event.Event) string {
-	return "refused/" + hash("refused", e.Source(), e.ID()) + ".json"
+	return RefusedPrefix + hash("refused", e.Source(), e.ID()) + ".json"
 }
 
 // DataKey is the key of an event's data, the same for the same bytes.
@@ -244,6 +245,14 @@ func DataKey(data []byte) string {
 func PoisonKey(p Poison) string {
 	return "poison/" + p.At.UTC().Format(time.DateOnly) + "/" + hash(p.Door, string(p.Body)) + ".json"
 }
+
+// LogsRemoved says how far the removal of old logs has come.
+type LogsRemoved struct {
+	After string `json:"after"` // of the builds that are listed after this key there is no log
+}
+
+// LogsRemovedKey is the key of LogsRemoved.
+const LogsRemovedKey = "removed/logs.json"
 
 // Same is what was built of a commit.
 type Same struct {
@@ -299,8 +308,9 @@ func NotifiedKey(id, name string) string { return BuildsPrefix + id + "/told-" +
 
 // Prefixes of keys of what happens without a change.
 const (
-	LaterPrefix  = "later/"
-	PoisonPrefix = "poison/"
+	LaterPrefix   = "later/"
+	PoisonPrefix  = "poison/"
+	RefusedPrefix = "refused/"
 )
 
 // BasedKey is the key of what a register's newest build stands on.

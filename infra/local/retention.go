@@ -8,9 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/kilnhook/kiln/functions/record"
+	"github.com/kilnhook/kiln/functions/retain"
 	"github.com/kilnhook/kiln/infra/local/bucket"
 	"github.com/kilnhook/kiln/infra/local/keep"
 )
@@ -45,7 +45,10 @@ func (s *Stack) Retain(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("remove old %s: %w", i.ID, err))
 		}
 	}
-	return errors.Join(append(errs, s.removePoison(ctx))...)
+	if s.cfg.Keep.Age > 0 {
+		errs = append(errs, retain.RemovePoison(ctx, s.ledger, s.cfg.Now().Add(-s.cfg.Keep.Age)))
+	}
+	return errors.Join(errs...)
 }
 
 // keepBuilds lists all builds.
@@ -59,8 +62,7 @@ func (s *Stack) keepBuilds(ctx context.Context) ([]keep.Item, error) {
 		}
 		for _, key := range keys {
 			after = key
-			id := record.IndexBuildID(key)
-			item, err := s.keepBuild(ctx, id)
+			item, err := s.keepBuild(ctx, key)
 			if err != nil {
 				return nil, err
 			}
@@ -69,11 +71,13 @@ func (s *Stack) keepBuilds(ctx context.Context) ([]keep.Item, error) {
 	}
 }
 
-func (s *Stack) keepBuild(ctx context.Context, id string) (keep.Item, error) {
-	item := keep.Item{ID: "build " + id, At: s.cfg.Now(), Pinned: true}
+// keepBuild describes the build that a key of the list of builds is of.
+func (s *Stack) keepBuild(ctx context.Context, key string) (keep.Item, error) {
+	id := record.IndexBuildID(key)
+	item := keep.Item{ID: "build " + key, At: s.cfg.Now(), Pinned: true}
 	b, err := s.build(ctx, id)
 	if errors.Is(err, fs.ErrNotExist) {
-		return item, nil // it is being requested
+		return keep.Item{ID: item.ID}, nil // it was removed but for its place in the list, into which it comes last
 	}
 	if err != nil {
 		return item, err
@@ -82,20 +86,17 @@ func (s *Stack) keepBuild(ctx context.Context, id string) (keep.Item, error) {
 	for _, part := range b.Request.Parts() {
 		item.Size += sizeOf(s.path("builds", part.BuildID))
 	}
-	var emitted record.Emitted
-	if _, err := record.Load(ctx, s.ledger, record.EmittedKey(id), &emitted); err == nil {
-		item.At = emitted.At
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	ended, err := retain.Ended(ctx, s.ledger, id)
+	if err != nil {
 		return item, err
+	}
+	if !ended.IsZero() {
+		item.At = ended
 	}
 	_, live := s.launcher.Status(id)
-	var reg record.Register
-	_, err = record.Load(ctx, s.ledger, record.RegisterKey(b.Request.Tenant, b.Request.Trigger, b.Request.Change), &reg)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return item, err
-	}
-	item.Pinned = live || emitted.EventID == "" || reg.BuildID == id
-	return item, nil
+	newest, err := retain.Newest(ctx, s.ledger, b.Request)
+	item.Pinned = live || ended.IsZero() || newest
+	return item, err
 }
 
 // sizeOf is what the files below a directory take.
@@ -114,50 +115,24 @@ func sizeOf(dir string) int64 {
 
 // removeBuild removes a build that has ended: its log first and its place in
 // the list last, so that what a crash leaves is found again.
-func (s *Stack) removeBuild(ctx context.Context, id string) error {
-	item, err := s.keepBuild(ctx, id)
+func (s *Stack) removeBuild(ctx context.Context, key string) error {
+	item, err := s.keepBuild(ctx, key)
 	if err != nil || item.Pinned {
 		return err // it was asked for again meanwhile
 	}
-	b, err := s.build(ctx, id)
+	b, err := s.build(ctx, record.IndexBuildID(key))
+	if errors.Is(err, fs.ErrNotExist) {
+		return s.ledger.Delete(ctx, key)
+	}
 	if err != nil {
 		return err
 	}
-	ids := []string{id}
-	for _, part := range b.Request.Parts() {
-		ids = append([]string{part.BuildID}, ids...)
-	}
-	for _, id := range ids {
-		if err := os.RemoveAll(s.path("builds", id)); err != nil {
+	for _, req := range append(b.Request.Parts(), b.Request) {
+		if err := os.RemoveAll(s.path("builds", req.BuildID)); err != nil {
 			return err
 		}
 	}
-	if err := s.ledger.Delete(ctx, record.IndexKey(b.Request)); err != nil {
-		return err
-	}
-	for _, id := range ids { // the whole last: its request names the parts
-		if err := s.removeRecords(ctx, id); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// removeRecords removes what the ledger has of a build.
-func (s *Stack) removeRecords(ctx context.Context, id string) error {
-	keys, err := s.ledger.List(ctx, record.BuildsPrefix+id+"/", "", 0)
-	if err != nil {
-		return err
-	}
-	// The request last: without it nobody would know the rest.
-	for _, key := range keys {
-		if key != record.RequestKey(id) {
-			if err := s.ledger.Delete(ctx, key); err != nil {
-				return err
-			}
-		}
-	}
-	return s.ledger.Delete(ctx, record.RequestKey(id))
+	return retain.Remove(ctx, s.ledger, b.Request)
 }
 
 // keepContexts lists all generations in the bucket of contexts.
@@ -210,25 +185,4 @@ func (s *Stack) removeContext(ctx context.Context, id string) error {
 	generation, name, _ := strings.Cut(id, " ")
 	_, err = s.bucket.Delete(bucket.Contexts, name, generation)
 	return err
-}
-
-// removePoison removes the dead letters of days that are too long ago.
-func (s *Stack) removePoison(ctx context.Context) error {
-	if s.cfg.Keep.Age <= 0 {
-		return nil
-	}
-	oldest := record.PoisonPrefix + s.cfg.Now().Add(-s.cfg.Keep.Age).UTC().Format(time.DateOnly)
-	keys, err := s.ledger.List(ctx, record.PoisonPrefix, "", 0)
-	if err != nil {
-		return fmt.Errorf("look for old dead letters: %w", err)
-	}
-	for _, key := range keys {
-		if key >= oldest {
-			break
-		}
-		if err := s.ledger.Delete(ctx, key); err != nil {
-			return fmt.Errorf("remove old dead letter: %w", err)
-		}
-	}
-	return nil
 }

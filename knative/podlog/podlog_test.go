@@ -332,7 +332,7 @@ func TestPlatforms(t *testing.T) {
 }
 
 // TestMoreThanAreFollowed proves that logs which are not followed, since others are,
-// are read when their executors end.
+// are read when their executors end, and before that when somebody reads them.
 func TestMoreThanAreFollowed(t *testing.T) {
 	c := newCluster(t)
 	k := c.keeper(t, func(cfg *Config) { cfg.Follow = 1 })
@@ -346,12 +346,59 @@ func TestMoreThanAreFollowed(t *testing.T) {
 	two := c.start("b-1", second.BuildID)
 	c.says(two, said("two"))
 	k.Began(second)
+	third := c.request(t, "c")
+	three := c.start("c-1", third.BuildID)
+	c.says(three, said("three"))
+	k.Began(third)
+	time.Sleep(2*look + look/2) // in which it would have been followed
+	if asked := c.logsAsked(); slices.ContainsFunc(asked, func(q string) bool { return !strings.HasPrefix(q, "a-1?") }) {
+		t.Errorf("more are followed than may be: %q", asked)
+	}
+	// Whoever wants to see a log does, though it is not followed for the ledger.
+	seen := errors.New("seen")
+	if _, err := k.Log(t.Context(), third.BuildID, 0, true, func([]byte) error { return seen }); !errors.Is(err, seen) {
+		t.Error(err)
+	}
 	c.ends(two)
 	if err := k.Ended(t.Context(), second); err != nil {
 		t.Fatal(err)
 	}
 	if got := texts(t, c.kept(t, second.BuildID)); !slices.Equal(got, []string{"two"}) {
 		t.Errorf("%q", got)
+	}
+	for _, q := range c.logsAsked() {
+		if strings.HasPrefix(q, "b-1?") && strings.Contains(q, "follow=true") {
+			t.Errorf("%s", q)
+		}
+	}
+}
+
+// TestFewRequests proves that pods of which there is nothing to read are looked at less
+// and less often, and at once when there is.
+func TestFewRequests(t *testing.T) {
+	c := newCluster(t)
+	k := c.keeper(t, nil)
+	req := c.request(t, "a")
+	pod := c.start("a-1", req.BuildID)
+	c.says(pod, said("one"))
+	c.ends(pod)
+	k.Began(req)
+	time.Sleep(6 * look)
+	c.mu.Lock()
+	lists := c.lists
+	c.mu.Unlock()
+	if lists < 2 || lists > 5 {
+		t.Errorf("pods were listed %d times in 6 s", lists)
+	}
+	began := time.Now()
+	if err := k.Ended(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	if got := texts(t, c.kept(t, req.BuildID)); !slices.Equal(got, []string{"one"}) {
+		t.Errorf("kept: %q", got)
+	}
+	if took := time.Since(began); took > 2*look {
+		t.Errorf("it was kept %s after the end of the build", took)
 	}
 }
 

@@ -20,7 +20,8 @@ import (
 )
 
 const (
-	// look is between two looks at pods of which nothing is read.
+	// look is between two looks at pods of which nothing is read; it grows to slowest as
+	// long as nobody reads the log and nothing is told of the build.
 	look = time.Second
 	// decideEvery is how often it is asked whether the outcome of a build is known,
 	// where nobody says so.
@@ -30,7 +31,7 @@ const (
 	lastWords = time.Minute
 	// tries is how often the log of an executor that has ended is asked for.
 	tries = 4
-	// slowest is how long is waited at most until a log is asked for again.
+	// slowest is how long is waited at most until a log, or a pod, is asked for again.
 	slowest = 15 * time.Second
 )
 
@@ -50,8 +51,9 @@ func (k *Keeper) record(ctx context.Context, t *tape) error {
 		return err
 	}
 	r := reader{k: k, t: t, w: &writer{t: t, limit: k.cfg.MaxLog}, pods: map[string]*cursor{}}
-	asked := k.cfg.Now()
+	asked, pause := k.cfg.Now(), look
 	for {
+		before := t.length()
 		decided := t.isDecided()
 		over, err := r.round(ctx)
 		if err != nil {
@@ -68,8 +70,13 @@ func (k *Keeper) record(ctx context.Context, t *tape) error {
 				k.cfg.Log.Warn("look for the end of a build; trying again", "build", t.id, "err", err)
 			}
 		}
+		if pause = min(2*pause, slowest); t.isRead() || t.length() > before {
+			pause = look
+		}
 		select {
-		case <-time.After(look):
+		case <-time.After(pause):
+		case <-t.poked:
+			pause = look
 		case <-r.news(decided):
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -167,19 +174,10 @@ func (r *reader) pod(ctx context.Context, p *corev1.Pod, c *cursor) error {
 		case !begun:
 			return nil
 		}
-		release := r.slot(ctx, ended)
-		if release == nil {
-			return context.Cause(ctx)
-		}
 		before := c.taken
-		readErr := r.read(ctx, p.Name, c, !ended)
-		c.whole = readErr == nil || c.whole && c.taken == before
-		release()
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if own, ok := errors.AsType[*tapeError](readErr); ok {
-			return own
+		tried, readErr, err := r.turn(ctx, p.Name, c, ended)
+		if err != nil {
+			return err
 		}
 		if ended && readErr == nil {
 			c.done = true
@@ -206,10 +204,33 @@ func (r *reader) pod(ctx context.Context, p *corev1.Pod, c *cursor) error {
 		if r.t.unused(r.k.cfg.Now()) {
 			return errUnused
 		}
+		if !tried {
+			continue // it has waited for its turn
+		}
 		if err := wait.For(ctx, min(look/2<<min(failed, 10), slowest)); err != nil {
 			return err
 		}
 	}
+}
+
+// turn reads a log once, from the cursor on, when it is its turn; without tried it was
+// not. readErr is why it was not read to its end.
+func (r *reader) turn(ctx context.Context, pod string, c *cursor, ended bool) (tried bool, readErr, err error) {
+	release, err := r.slot(ctx, ended)
+	if err != nil || release == nil {
+		return false, nil, err
+	}
+	defer release()
+	before := c.taken
+	readErr = r.read(ctx, pod, c, !ended)
+	c.whole = readErr == nil || c.whole && c.taken == before
+	if ctx.Err() != nil {
+		return true, nil, context.Cause(ctx)
+	}
+	if own, ok := errors.AsType[*tapeError](readErr); ok {
+		return true, nil, own
+	}
+	return true, readErr, nil
 }
 
 // gap says in the log that some of it is missing.
@@ -240,30 +261,38 @@ func Phase(p *corev1.Pod) (begun, ended bool) {
 	return false, ended
 }
 
-// slot waits until one more log may be read; release makes room for the next, and is
-// nil if ctx is done. Logs of executors that have ended wait for those only.
-func (r *reader) slot(ctx context.Context, ended bool) (release func()) {
-	slots := r.k.live
+// slot waits until one more log may be read; release makes room for the next. Logs of
+// executors that have ended wait for each other only. Of those that run so many are
+// followed and no more, but for those that somebody reads; for the others it returns no
+// release after some time, or when something is told of the build: then it is seen
+// whether the executor has ended.
+func (r *reader) slot(ctx context.Context, ended bool) (release func(), err error) {
+	slots, full := r.k.live, time.After(slowest)
 	if ended {
-		slots = r.k.ended
+		slots, full = r.k.ended, nil
 	}
 	select {
 	case slots <- struct{}{}:
-		return func() { <-slots }
+		return func() { <-slots }, nil
+	default:
+	}
+	if !ended && r.t.isRead() {
+		return func() {}, nil
+	}
+	var told, decided <-chan struct{}
+	if !ended {
+		told, decided = r.t.poked, r.news(r.t.isDecided())
+	}
+	select {
+	case slots <- struct{}{}:
+		return func() { <-slots }, nil
 	case <-ctx.Done():
-		return nil
-	case <-r.full(ended):
-		return func() {}
+		return nil, context.Cause(ctx)
+	case <-full:
+	case <-told:
+	case <-decided:
 	}
-}
-
-// full is closed at once when following is not worth waiting for: the executor is
-// looked at again before long.
-func (r *reader) full(ended bool) <-chan time.Time {
-	if ended {
-		return nil
-	}
-	return time.After(look)
+	return nil, nil // there is no error: it is not its turn
 }
 
 // read reads a log from the cursor on, onto the tape. With follow it goes on until the

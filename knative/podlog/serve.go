@@ -92,4 +92,4 @@ func (k *Keeper) missing(req events.Request, res events.Result, offset int64, em
 }
 
 // noLog stands in the place of a log.
-const noLog = "there is no log: no executor ran, or its pod was gone before it was read"
+const noLog = "there is no log: no executor ran, its pod was gone before it was read, or it was old and is removed"

@@ -31,10 +31,11 @@ type tape struct {
 	used    time.Time     // when it was last asked for
 	changed chan struct{} // closed when something of the above has changed
 	decided chan struct{} // closed when the outcome of the build is known
+	poked   chan struct{} // has one when there is a reason to look at the pods now
 }
 
 func newTape(id, platform, dir string, now time.Time) *tape {
-	return &tape{id: id, platform: platform, dir: dir, used: now, changed: make(chan struct{}), decided: make(chan struct{})}
+	return &tape{id: id, platform: platform, dir: dir, used: now, changed: make(chan struct{}), decided: make(chan struct{}), poked: make(chan struct{}, 1)}
 }
 
 // tell wakes those that wait for a change. The caller holds mu.
@@ -59,6 +60,29 @@ func (t *tape) keep(decided bool) {
 		t.decide()
 	}
 	t.tell()
+	t.poke()
+}
+
+// poke gives the one who writes the tape a reason to look at the pods.
+func (t *tape) poke() {
+	select {
+	case t.poked <- struct{}{}:
+	default:
+	}
+}
+
+// isRead reports whether somebody reads the tape now.
+func (t *tape) isRead() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.readers > 0
+}
+
+// length is how many bytes there are.
+func (t *tape) length() int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.size
 }
 
 // decide notes that the outcome is known. The caller holds mu.
@@ -216,6 +240,7 @@ func (t *tape) read(ctx context.Context, now func() time.Time, offset int64, fol
 	t.mu.Lock()
 	t.readers++
 	t.mu.Unlock()
+	t.poke()
 	defer func() {
 		t.mu.Lock()
 		t.readers--

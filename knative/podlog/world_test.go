@@ -36,6 +36,7 @@ type cluster struct {
 	pods    []*fakePod
 	changed chan struct{}
 	asked   []string // queries of requests for logs
+	lists   int      // requests for lists of pods
 	broken  int      // requests for logs that break off after one line
 	refused int      // requests for logs that are refused
 	vanish  bool     // a pod is deleted as soon as its log was read
@@ -134,6 +135,7 @@ func (c *cluster) object(p *fakePod, place int) corev1.Pod {
 func (c *cluster) list(w http.ResponseWriter, r *http.Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.lists++
 	list := corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}}
 	for i, p := range c.pods {
 		if q := r.URL.Query().Get("labelSelector"); q == launch.LabelBuild+"="+p.build || q == "job="+p.build {
@@ -151,6 +153,13 @@ func answer(w http.ResponseWriter, status int, v any) {
 
 func notFound(w http.ResponseWriter) {
 	answer(w, http.StatusNotFound, metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: "Failure", Reason: metav1.StatusReasonNotFound, Code: 404})
+}
+
+// logsAsked are the queries of requests for logs until now.
+func (c *cluster) logsAsked() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.asked)
 }
 
 // find returns a pod. The caller holds mu.

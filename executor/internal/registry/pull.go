@@ -39,6 +39,7 @@ func (c *Client) Image(ctx context.Context, ref string, p v1.Platform) (v1.Image
 	}
 	var failures []error
 	missing := 0
+	itself := len(places) == 1 && places[0].String() == ref
 	for i, place := range places {
 		var img v1.Image
 		err := c.again(ctx, c.opt.DownloadRetry, func() (err error) {
@@ -54,7 +55,11 @@ func (c *Client) Image(ctx context.Context, ref string, p v1.Platform) (v1.Image
 		if isMissing(err) {
 			missing++
 		}
-		failures = append(failures, fmt.Errorf("%s: %w", place, c.explain(err, place.Context())))
+		err = c.explain(err, place.Context())
+		if !itself {
+			err = fmt.Errorf("%s: %w", place, err)
+		}
+		failures = append(failures, err)
 		if i < len(places)-1 {
 			c.opt.Log.Warn("image is not at its mirror", "image", ref, "mirror", place.String(), "err", err)
 		}
@@ -62,9 +67,13 @@ func (c *Client) Image(ctx context.Context, ref string, p v1.Platform) (v1.Image
 	err = errors.Join(failures...)
 	tried := strings.ReplaceAll(err.Error(), "\n", "; ")
 	if missing == len(places) {
-		return nil, nil, &pullError{text: fmt.Sprintf("image %s not found; tried %s", ref, tried), errs: append(failures, ErrNotFound)}
+		where := "; tried "
+		if itself {
+			where = ": "
+		}
+		return nil, nil, &pullError{text: fmt.Sprintf("image %s not found%s%s", ref, where, tried), errs: append(failures, ErrNotFound)}
 	}
-	text := fmt.Sprintf("pull image %s: %s", ref, strings.TrimPrefix(tried, ref+": "))
+	text := fmt.Sprintf("pull image %s: %s", ref, tried)
 	var unreachable *net.OpError
 	if errors.As(err, &unreachable) {
 		text += " (--registry-mirror and --registry-map name other hosts to pull from)"
