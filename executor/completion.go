@@ -87,7 +87,7 @@ complete -o default -F _executor executor
 }
 
 // usageLine is what a flag is for, without what a shell would understand.
-func usageLine(f *pflag.Flag) string {
+func zshUsage(f *pflag.Flag) string {
 	_, usage := pflag.UnquoteUsage(f)
 	return strings.NewReplacer("'", "’", "[", "(", "]", ")", ":", " -", "\\", "").Replace(usage)
 }
@@ -101,10 +101,10 @@ func zshCompletion(w io.Writer, flags *pflag.FlagSet) error {
 			value = ":value:(" + strings.Join(values, " ") + ")"
 		}
 		if f.Value.Type() == "bool" {
-			fmt.Fprintf(&b, "  '--%s[%s]' \\\n", f.Name, usageLine(f))
+			fmt.Fprintf(&b, "  '--%s[%s]' \\\n", f.Name, zshUsage(f))
 			return
 		}
-		fmt.Fprintf(&b, "  '*--%s=[%s]%s' \\\n", f.Name, usageLine(f), value)
+		fmt.Fprintf(&b, "  '*--%s=[%s]%s' \\\n", f.Name, zshUsage(f), value)
 	})
 	b.WriteString("  && return 0\n")
 	_, err := io.WriteString(w, b.String())
@@ -124,7 +124,8 @@ func fishCompletion(w io.Writer, flags *pflag.FlagSet) error {
 		} else if f.Value.Type() != "bool" {
 			b.WriteString(" -r")
 		}
-		fmt.Fprintf(&b, " -d '%s'\n", usageLine(f))
+		_, usage := pflag.UnquoteUsage(f)
+		fmt.Fprintf(&b, " -d '%s'\n", strings.NewReplacer(`\`, `\\`, "'", `\'`).Replace(usage))
 	})
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -70,7 +70,7 @@ func isolate(ctx context.Context, c *config, p process, workDir string) (isolati
 	if _, err := x509.SystemCertPool(); err != nil {
 		return isolation{}, fmt.Errorf("read certificate authorities: %w", err)
 	}
-	return isolation{mode: sandbox.InPlace, why: why}, errors.Join(sandbox.Undumpable(), sandbox.BecomeSubreaper())
+	return isolation{mode: sandbox.InPlace, why: why}, sandbox.Undumpable()
 }
 
 func because(why string) string {

@@ -170,12 +170,13 @@ func TestListedBase(t *testing.T) {
 	for _, form := range []string{"gzip", "zstd"} {
 		base := host + "/library/" + form + ":1"
 		listedBase(t, base, form)
-		for what, c := range map[string]struct {
-			dockerfile string
-			little     bool
+		for n, c := range []struct {
+			what, dockerfile string
+			little           bool
 		}{
-			"files put": {"FROM " + base + "\n" + above, true},
-			"files copied from it": {"FROM " + base + " AS b\n" + above + "FROM " + base + "\nCOPY --from=b /usr/hard /lib/f0-3 /srv/x/file /lib/file /to/\n" +
+			{"files put", "FROM " + base + "\n" + above, true},
+			{"files put onto that", "FROM " + host + "/app:1\nCOPY file /srv/y/\n", true},
+			{"files copied from it", "FROM " + base + " AS b\n" + above + "FROM " + base + "\nCOPY --from=b /usr/hard /lib/f0-3 /srv/x/file /lib/file /to/\n" +
 				"COPY --from=" + base + " /lib/f1-7 /usr/hard /from/\n", false},
 		} {
 			var digests [2]string
@@ -183,15 +184,15 @@ func TestListedBase(t *testing.T) {
 			for i := range digests {
 				count.whole.Store(i == 1)
 				count.bytes.Store(0)
-				digests[i] = builtDigest(t, c.dockerfile, host+"/app:1")
+				digests[i] = builtDigest(t, c.dockerfile, fmt.Sprintf("%s/app:%d", host, n+1))
 				bytes[i] = count.bytes.Load()
 			}
-			t.Logf("%s, %s: %d bytes sent, %d without parts", form, what, bytes[0], bytes[1])
+			t.Logf("%s, %s: %d bytes sent, %d without parts", form, c.what, bytes[0], bytes[1])
 			if digests[0] != digests[1] {
-				t.Errorf("%s, %s: the image is %s, without tables %s", form, what, digests[0], digests[1])
+				t.Errorf("%s, %s: the image is %s, without tables %s", form, c.what, digests[0], digests[1])
 			}
 			if c.little && (bytes[0] == 0 || bytes[0] > bytes[1]/10) {
-				t.Errorf("%s, %s: %d bytes were sent, %d without parts", form, what, bytes[0], bytes[1])
+				t.Errorf("%s, %s: %d bytes were sent, %d without parts", form, c.what, bytes[0], bytes[1])
 			}
 		}
 	}

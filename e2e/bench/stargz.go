@@ -31,7 +31,7 @@ func (b bases) stargz(ctx context.Context, of string) (v1.Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make base image %s: %w", name, err)
 	}
-	entry, err := b.cache.Get(ctx, "bench-"+b.sizes.name+"-"+name, cache.Key(recipe, digest.String()), func(_ context.Context, dir string) error {
+	entry, err := b.cache.Get(ctx, "bench-"+b.sizes.name+"-"+name, cache.Key(recipe, "oci", digest.String()), func(_ context.Context, dir string) error {
 		fmt.Fprintf(b.log, "making base image %s (once)\n", name)
 		out, err := converted(dir, img)
 		if err != nil {
@@ -55,7 +55,7 @@ func converted(dir string, img v1.Image) (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := mutate.MediaType(empty.Image, types.OCIManifestSchema1)
+	out := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	for i, l := range layers {
 		add, err := convertedLayer(filepath.Join(dir, fmt.Sprintf("layer%d.tar.gz", i)), l)
 		if err == nil {

@@ -48,7 +48,7 @@ func failureRows() []row {
 			kind: failureKind, name: "pull: 404", kaniko: "the status", does: "that the image is not there, and every place that was tried",
 			run: func(_ *testing.T, k *kit) {
 				k.dockerfile("FROM " + k.repo + ":none")
-				k.local().fails("Dockerfile:1: FROM "+k.repo+":none", "image "+k.repo+":none not found; tried "+k.repo+":none", "UNKNOWN")
+				k.local().fails("Dockerfile:1: FROM "+k.repo+":none", "image "+k.repo+":none not found: GET ", "UNKNOWN")
 			},
 		},
 		{

@@ -113,11 +113,20 @@ func (d *Dispatcher) endpoint(do func(*http.Request, []byte) (any, error)) http.
 }
 
 func (d *Dispatcher) answerAPIError(w http.ResponseWriter, path string, err error) {
-	text := answer{Error: events.CleanText(err.Error(), events.MaxMessage)}
-	_, malformed := errors.AsType[*source.MalformedError](err)
+	// Whoever asked knows that it was a request, and that something is not there.
+	said := strings.TrimSuffix(err.Error(), ": "+fs.ErrNotExist.Error())
+	malformed, ok := errors.AsType[*source.MalformedError](err)
+	if ok && malformed.What == "request" {
+		said = malformed.Err.Error()
+	}
+	text := answer{Error: events.CleanText(said, events.MaxMessage)}
+	_, unasked := errors.AsType[*unaskedError](err)
 	switch {
-	case malformed:
+	case ok:
 		reply(w, http.StatusBadRequest, text)
+	case unasked:
+		d.cfg.Log.Warn("ask where a ref is", "err", err)
+		reply(w, http.StatusBadGateway, text)
 	case errors.Is(err, fs.ErrNotExist):
 		reply(w, http.StatusNotFound, text)
 	case errors.Is(err, ErrFinished), errors.Is(err, ErrOutdated):
@@ -173,6 +182,12 @@ func (d *Dispatcher) apiBuild(r *http.Request, body []byte) (any, error) {
 	return a, nil
 }
 
+// unaskedError is why a repository could not be asked where a ref is. Whoever may ask
+// for builds is told, unlike a forge.
+type unaskedError struct{ error }
+
+func (e *unaskedError) Unwrap() error { return e.error }
+
 // asked makes a change of what is asked to be built.
 func (d *Dispatcher) asked(ctx context.Context, req buildRequest) (events.Change, error) {
 	malformed := func(format string, args ...any) (events.Change, error) {
@@ -215,10 +230,10 @@ func (d *Dispatcher) asked(ctx context.Context, req buildRequest) (events.Change
 			return malformed(`nobody here can ask the repository where the ref is: say "commit"`)
 		}
 		if c.After, err = d.cfg.ResolveRef(ctx, c); err != nil {
-			return events.Change{}, err
+			return events.Change{}, &unaskedError{err}
 		}
 		if c.After == "" {
-			return events.Change{}, fmt.Errorf("ref %s of %s: %w", c.Name, c.Location, fs.ErrNotExist)
+			return events.Change{}, fmt.Errorf("%s has no %s: %w", c.Location, c.Name, fs.ErrNotExist)
 		}
 	}
 	c.Before = source.ZeroID(c.After)

@@ -1,7 +1,9 @@
 package dispatch
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -73,6 +75,31 @@ func TestAPIBuilds(t *testing.T) {
 	} {
 		if status, text := call(t, h, "POST", "/v1/builds", body); status != want {
 			t.Errorf("%.60s: %d %s", body, status, text)
+		}
+	}
+}
+
+// An error says what is wrong with what was asked, and nothing of how it was read.
+func TestAPIErrors(t *testing.T) {
+	w := newWorld(openDir(t, t.TempDir()))
+	w.remote = map[string]string{"refs/heads/main": id("a")}
+	h := w.dispatcher(t).Handler()
+	deaf := w.dispatcher(t, func(c *Config) {
+		c.ResolveRef = func(context.Context, events.Change) (string, error) { return "", errors.New("h does not answer") }
+	}).Handler()
+	for _, tc := range []struct {
+		h                        http.Handler
+		method, path, body, want string
+		status                   int
+	}{
+		{h, "GET", "/v1/builds/x-y", "", `{"error":"\"x-y\" is not a build id, nor the beginning of one"}`, http.StatusBadRequest},
+		{h, "GET", "/v1/builds/0123", "", `{"error":"no build begins with 0123"}`, http.StatusNotFound},
+		{h, "GET", "/v1/builds?outcome=succes", "", `{"error":"outcome is \"succes\", and may be success, failed, cancelled or error"}`, http.StatusBadRequest},
+		{h, "POST", "/v1/builds", `{"repo":"h/r","ref":"gone"}`, `{"error":"h/r has no refs/heads/gone"}`, http.StatusNotFound},
+		{deaf, "POST", "/v1/builds", `{"repo":"h/r","ref":"main"}`, `{"error":"h does not answer"}`, http.StatusBadGateway},
+	} {
+		if status, text := call(t, tc.h, tc.method, tc.path, tc.body); status != tc.status || strings.TrimSpace(text) != tc.want {
+			t.Errorf("%s %s: %d %s, want %d %s", tc.method, tc.path, status, text, tc.status, tc.want)
 		}
 	}
 }

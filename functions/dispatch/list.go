@@ -155,6 +155,10 @@ func filter(q url.Values) (func(Build) bool, error) {
 			return nil, source.Malformed("request", "there is no parameter %q", name)
 		}
 	}
+	known := []events.Outcome{events.OutcomeSuccess, events.OutcomeFailed, events.OutcomeCancelled, events.OutcomeError}
+	if o := q.Get("outcome"); o != "" && !slices.Contains(known, events.Outcome(o)) {
+		return nil, source.Malformed("request", "outcome is %q, and may be success, failed, cancelled or error", o)
+	}
 	return func(b Build) bool {
 		for name, have := range get {
 			if want := q.Get(name); want != "" && !slices.Contains(have(b), want) {

@@ -59,6 +59,8 @@ func (c *Console) functions(address map[string]string) template.FuncMap {
 		"duration": buildlog.Duration,
 		"took":     func(d time.Duration) string { return buildlog.Duration(d.Milliseconds()) },
 		"bytes":    buildlog.Bytes,
+		"count":    buildlog.Count,
+		"first":    func(text string) string { line, _, _ := strings.Cut(text, "\n"); return line },
 		"ago":      func(t time.Time) string { return buildlog.Ago(c.cfg.Now(), t) },
 		"stamp":    func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 		"brief":    brief,

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/kilnhook/kiln/events/source"
+	"github.com/kilnhook/kiln/infra/wait"
 )
 
 const (
@@ -119,12 +120,7 @@ func (c *Console) serveLogin(w http.ResponseWriter, r *http.Request) error {
 	}
 	token, to := strings.TrimSpace(r.PostForm.Get("token")), within(r.PostForm.Get("to"))
 	if len(c.cfg.Tokens) > 0 && source.VerifyToken(c.cfg.Tokens, token) != nil {
-		pause := time.NewTimer(failedPause)
-		defer pause.Stop()
-		select {
-		case <-pause.C:
-		case <-r.Context().Done():
-		}
+		_ = wait.For(r.Context(), failedPause) // who has gone is answered in vain
 		c.cfg.Log.Warn("login refused", "remote", r.RemoteAddr)
 		p := c.page("log in", "")
 		p.Session, p.Upload = false, false

@@ -113,7 +113,7 @@ func (c *Console) serveBuild(w http.ResponseWriter, r *http.Request) error {
 	d := c.describe(b)
 	d.Steps, d.Axis = c.timeline(b, steps, previous.story)
 	d.Phases = phaseRows(d.Steps)
-	d.Layers = layerViews(b, layers, previous)
+	d.Layers = layerViews(b, steps, layers, previous)
 	if d.Event, err = c.eventOf(r.Context(), b); err != nil {
 		return err
 	}

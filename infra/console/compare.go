@@ -58,15 +58,15 @@ type layerView struct {
 }
 
 // layerViews lists the layers of a build, from the base up: those of its result, or,
-// while there is none, those that its log tells of.
-func layerViews(b build, told []layerRecord, before earlier) []layerView {
+// while there is none, those that its log tells of, which name their steps.
+func layerViews(b build, steps []step, told []layerRecord, before earlier) []layerView {
 	known := map[string]layerRecord{}
 	var order []events.LayerInfo
 	for _, l := range told {
 		if old, ok := known[l.Digest]; !ok || old.Contents == nil {
 			known[l.Digest] = l
 		}
-		order = append(order, events.LayerInfo{Digest: l.Digest, Size: l.Size})
+		order = append(order, events.LayerInfo{Digest: l.Digest, Size: l.Size, CreatedBy: madeBy(steps, l)})
 	}
 	if b.Result != nil && len(b.Result.Layers) > 0 {
 		order = b.Result.Layers
@@ -97,6 +97,19 @@ func layerViews(b build, told []layerRecord, before earlier) []layerView {
 		out = append(out, v)
 	}
 	return out
+}
+
+// madeBy is the name of the step that made a layer; "" of a base's.
+func madeBy(steps []step, l layerRecord) string {
+	if strings.HasSuffix(l.StepID, ".0") { // the FROM of its stage
+		return ""
+	}
+	for _, s := range steps {
+		if s.ID == l.StepID {
+			return s.Name
+		}
+	}
+	return ""
 }
 
 // comparison is what differs between a build and the one before.

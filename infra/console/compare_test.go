@@ -14,6 +14,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/kilnhook/kiln/events"
 )
 
 // layerOf makes a layer of files; a nil content is a whiteout's.
@@ -82,6 +84,16 @@ func TestFiles(t *testing.T) {
 
 // Pages say how the configuration differs from that of the build before, and which
 // files do.
+// Layers of a build that has no image are those that its steps made.
+func TestLayersOfFailed(t *testing.T) {
+	steps := []step{{ID: "0.0", Name: "FROM a"}, {ID: "0.1", Name: "WORKDIR /srv"}}
+	told := []layerRecord{{events.ProgressBlob{Digest: "sha256:1", Size: 7}, "0.0"}, {events.ProgressBlob{Digest: "sha256:2", Size: 3}, "0.1"}}
+	got := layerViews(build{}, steps, told, earlier{})
+	if len(got) != 2 || got[0].CreatedBy != "" || got[1].CreatedBy != "WORKDIR /srv" {
+		t.Errorf("layers %+v", got)
+	}
+}
+
 func TestCompare(t *testing.T) {
 	images := map[string]v1.Image{}
 	w, l := newWorld(t, func(c *Config) {
@@ -103,7 +115,7 @@ func TestCompare(t *testing.T) {
 	images[older.Image+"@"+was.Digest] = imageOf(t, "a", layerOf(t, "f=1"))
 	images[req.Image+"@"+res.Digest] = imageOf(t, "b", layerOf(t, "f=12", evil+"=x"))
 	body := w.get("/builds/" + req.BuildID)
-	has(t, "the page", body, "env MODE", "label l", "[&#34;run&#34;, &#34;b&#34;]", "1 layers kept, 1 new, 1 gone", "/files\">Which files changed")
+	has(t, "the page", body, "env MODE", "label l", "[&#34;run&#34;, &#34;b&#34;]", "1 layer kept, 1 new, 1 gone", "/files\">Which files changed")
 	files := w.get("/builds/" + req.BuildID + "/files")
 	has(t, "the files", files, "2 paths differ", "/f<", "&lt;script&gt;", "&#43;1 B")
 	base := "/builds/" + req.BuildID + "/layers/"

@@ -272,7 +272,7 @@ func (c *Console) orError(h func(http.ResponseWriter, *http.Request) error) http
 		case errors.As(err, &known):
 			status, text = known.status, known.text
 		case errors.Is(err, fs.ErrNotExist):
-			status, text = http.StatusNotFound, err.Error()
+			status, text = http.StatusNotFound, strings.TrimSuffix(err.Error(), ": "+fs.ErrNotExist.Error())
 		default:
 			c.cfg.Log.Error("answer request", "path", r.URL.Path, "err", err)
 		}

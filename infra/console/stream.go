@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/kilnhook/kiln/infra/local/buildlog"
 	"github.com/kilnhook/kiln/infra/wait"
 )
 
@@ -202,28 +203,21 @@ func (c *Console) tell(ctx context.Context, id string) (told, int64, error) {
 
 // wait returns when the log has more than it had, or after a while.
 func (c *Console) wait(ctx context.Context, id string, offset int64) error {
-	pause := time.NewTimer(tellEvery)
-	defer pause.Stop()
-	select {
-	case <-pause.C:
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if err := wait.For(ctx, tellEvery); err != nil {
+		return err
 	}
 	if c.cfg.Logs == nil {
 		return wait.For(ctx, waitStart)
 	}
-	silent, cancel := context.WithTimeoutCause(ctx, waitSilent, errSilent)
+	silent, cancel := context.WithTimeoutCause(ctx, waitSilent, buildlog.ErrSilent)
 	defer cancel()
 	_, err := c.cfg.Logs.Log(silent, id, offset, true, func([]byte) error { return errEnough })
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case errors.Is(err, errEnough), errors.Is(err, errSilent):
+	case errors.Is(err, errEnough), errors.Is(err, buildlog.ErrSilent):
 		return nil
 	}
 	// It is not handed over yet, or has ended and is about to be announced.
 	return wait.For(ctx, waitStart)
 }
-
-// errSilent is why waiting for a log is interrupted.
-var errSilent = errors.New("the log is silent")

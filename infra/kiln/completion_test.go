@@ -88,3 +88,37 @@ func TestBashCompletion(t *testing.T) {
 		}
 	}
 }
+
+// What fish offers has the words of --help beside it, as they are there.
+func TestFishCompletion(t *testing.T) {
+	kiln, executor := built(t, "kiln", "."), built(t, "executor", "../../executor")
+	for _, tc := range []struct{ program, line, want string }{
+		{kiln, "kiln builds", "builds\tlist builds, newest first"},
+		{kiln, "kiln builds --outcome f", "failed"},
+		{executor, "executor --cache-rep", "--cache-repo\trepository of the cache, or oci:DIR; <destination>/cache by default"},
+		{executor, "executor --progress p", "plain\t"},
+		{executor, "executor do", "doctor"},
+	} {
+		name := filepath.Base(tc.program)
+		cmd := exec.CommandContext(t.Context(), need.Command(t, "fish"), "--no-config", "-c", name+" completion fish | source; complete -C $argv[1]", tc.line)
+		cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "PATH="+filepath.Dir(tc.program)+":"+os.Getenv("PATH"), "KILN_SERVER=127.0.0.1:1")
+		if out, err := cmd.CombinedOutput(); err != nil || !strings.HasPrefix(string(out), tc.want) {
+			t.Errorf("%q: %v, %q, want %q", tc.line, err, out, tc.want)
+		}
+	}
+}
+
+// Zsh takes the scripts: what a flag says may hold its quotes and brackets.
+func TestZshSyntax(t *testing.T) {
+	for _, program := range []string{built(t, "kiln", "."), built(t, "executor", "../../executor")} {
+		script, err := exec.CommandContext(t.Context(), program, "completion", "zsh").Output()
+		if err != nil || !strings.HasPrefix(string(script), "#compdef "+filepath.Base(program)+"\n") {
+			t.Fatalf("%s: %v, %.40q", program, err, script)
+		}
+		cmd := exec.CommandContext(t.Context(), need.Command(t, "zsh"), "-f", "-n")
+		cmd.Stdin = strings.NewReader(string(script))
+		if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
+			t.Errorf("%s: %v\n%s", program, err, out)
+		}
+	}
+}

@@ -1,7 +1,6 @@
 package podlog
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +8,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/kilnhook/kiln/infra/local/buildlog"
 )
 
 // tape is the log of one executor in a file, which one goroutine writes and any
@@ -249,12 +250,13 @@ func (t *tape) read(ctx context.Context, now func() time.Time, offset int64, fol
 		}
 		t.mu.Unlock()
 	}()
+	buf := make([]byte, 64<<10)
 	for {
 		t.mu.Lock()
 		f, end, known, over, failed, changed := t.file, t.size, t.known, t.over, t.err, t.changed
 		t.mu.Unlock()
 		if offset < end && f != nil {
-			if offset, err = copyLines(io.NewSectionReader(f, 0, end), offset, emit); err != nil {
+			if offset, err = buildlog.CopyLines(io.NewSectionReader(f, 0, end), offset, &buf, emit); err != nil {
 				return end, false, fmt.Errorf("read log of build %s: %w", t.id, err)
 			}
 		}
@@ -271,27 +273,5 @@ func (t *tape) read(ctx context.Context, now func() time.Time, offset int64, fol
 		case <-ctx.Done():
 			return end, false, context.Cause(ctx)
 		}
-	}
-}
-
-// copyLines emits the lines of r from offset on; r ends with a whole line.
-func copyLines(r io.ReaderAt, offset int64, emit func([]byte) error) (int64, error) {
-	buf := make([]byte, 64<<10)
-	for {
-		n, err := r.ReadAt(buf, offset)
-		if end := bytes.LastIndexByte(buf[:n], '\n') + 1; end > 0 {
-			if err := emit(buf[:end]); err != nil {
-				return offset, err
-			}
-			offset += int64(end)
-			continue
-		}
-		if errors.Is(err, io.EOF) {
-			return offset, nil
-		}
-		if err != nil {
-			return offset, err
-		}
-		buf = make([]byte, 2*len(buf)) // a line longer than the buffer
 	}
 }

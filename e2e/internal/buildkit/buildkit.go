@@ -130,6 +130,7 @@ type Request struct {
 	Platform   string            // "os/arch"; this machine's if empty
 	Contexts   map[string]string // named contexts: an absolute directory, or what BuildKit takes
 	Layouts    map[string]string // named contexts that are OCI image layouts with one image: directories
+	Layers     string            // how all layers are compressed, those of the base too: "estargz"; as they are and by default if empty
 	Cache      string            // "HOST/REPOSITORY:TAG" of a cache of all steps, read and then written; no step is taken from a cache if empty
 }
 
@@ -183,7 +184,7 @@ func (r Request) arguments() []string {
 		"build", "--progress=rawjson", "--frontend=dockerfile.v0",
 		"--local", "context=" + r.Context, "--local", "dockerfile=" + filepath.Dir(full),
 		"--opt", "filename=" + filepath.Base(full),
-		"--output", "type=image,push=true,registry.insecure=true,name=" + r.Ref,
+		"--output", r.output(),
 	}
 	if r.Cache == "" {
 		args = append(args, "--no-cache")
@@ -218,6 +219,15 @@ func (r Request) arguments() []string {
 		args = append(args, "--opt", "context:"+k+"="+where)
 	}
 	return args
+}
+
+// output is what is made: an image that is pushed.
+func (r Request) output() string {
+	out := "type=image,push=true,registry.insecure=true,name=" + r.Ref
+	if r.Layers != "" {
+		out += ",oci-mediatypes=true,force-compression=true,compression=" + r.Layers
+	}
+	return out
 }
 
 // Stop ends BuildKit and removes what it kept. It may be called twice.

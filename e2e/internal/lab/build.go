@@ -31,6 +31,7 @@ type Build struct {
 	SSH          map[string]string // sockets of agents by id
 	Contexts     map[string]string // named contexts: an absolute directory, or what both builders take
 	Layouts      map[string]string // named contexts that are OCI image layouts: directories, the image tagged "latest"
+	Layers       string            // how BuildKit compresses layers, those of the base too; as it does by default if empty
 	Flags        []string          // further flags of the executor
 	Binds        []container.Bind  // further files that the executor sees in a container
 	Env          []string          // further environment of the executor
@@ -55,7 +56,7 @@ func (l *Lab) BuildKit(ctx context.Context, name string, b Build) (Outcome, erro
 	built, err := l.buildkit.Build(ctx, buildkit.Request{
 		Context: b.Context, Dockerfile: b.Dockerfile, Ref: l.Host + "/" + name + ":latest",
 		Target: b.Target, Args: b.Args, Labels: b.Labels, Secrets: b.Secrets, SSH: b.SSH,
-		Platform: b.Platform, Contexts: b.Contexts, Layouts: b.Layouts,
+		Platform: b.Platform, Contexts: b.Contexts, Layouts: b.Layouts, Layers: b.Layers,
 	})
 	if err != nil {
 		return Outcome{}, err

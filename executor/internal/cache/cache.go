@@ -84,8 +84,6 @@ type store interface {
 	// manifest returns the manifest stored under a key; errNone if there is
 	// none.
 	manifest(ctx context.Context, k Key) ([]byte, error)
-	// current tells whether that is, as far as the store says, the one with a digest.
-	current(ctx context.Context, k Key, digest v1.Hash) bool
 	// layer returns the layer that a manifest describes, and what makes sure that
 	// it is there.
 	layer(ctx context.Context, k Key, desc v1.Descriptor, diffID v1.Hash) (l v1.Layer, check func() error, err error)
@@ -200,7 +198,7 @@ func (c *Cache) find(ctx context.Context, k Key) (f finding, err error) {
 	if raw != nil {
 		if f.Entry, isThere, err = c.read(ctx, k, raw); err == nil {
 			digest, _, _ := v1.SHA256(bytes.NewReader(raw)) // of bytes: it does not fail
-			f.current = func() bool { return c.store.current(ctx, k, digest) }
+			f.current = func() bool { return c.roster.repo.current(ctx, k, digest) }
 		}
 	}
 	if f.current == nil {

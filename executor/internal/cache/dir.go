@@ -56,9 +56,6 @@ func (d *dir) manifest(_ context.Context, k Key) ([]byte, error) {
 	return raw, nil
 }
 
-// current is not asked: there is no roster of what is near.
-func (d *dir) current(context.Context, Key, v1.Hash) bool { return true }
-
 // readDocument reads a small file.
 func readDocument(path string) ([]byte, error) {
 	f, err := os.Open(path)

@@ -51,7 +51,8 @@ func (r *repository) manifest(ctx context.Context, k Key) ([]byte, error) {
 	return desc.Manifest, nil
 }
 
-// current asks by a request that registries do not count. One that fails says nothing:
+// current tells whether an entry is, as far as the registry says, the one with a digest.
+// It asks by a request that registries do not count. One that fails says nothing:
 // who needs the layer looks for it in any case.
 func (r *repository) current(ctx context.Context, k Key, digest v1.Hash) bool {
 	desc, err := r.puller.Head(ctx, r.repo.Tag(k.String()))

@@ -44,6 +44,7 @@ func RosterKey(parts ...[]byte) Key {
 // roster is one that was read and one that is made.
 type roster struct {
 	key   Key
+	repo  *repository
 	asked chan struct{} // closed when the one that was read is there
 
 	mu        sync.Mutex
@@ -68,11 +69,12 @@ func (c rosterContent) equal(d rosterContent) bool {
 // called before anything else is asked of the cache, and once at most; in a
 // directory, where nothing is saved by it, it does nothing.
 func (c *Cache) Recall(ctx context.Context, k Key, done func()) {
-	if _, far := c.store.(*repository); !far {
+	repo, far := c.store.(*repository)
+	if !far {
 		done()
 		return
 	}
-	r := &roster{key: k, asked: make(chan struct{}), had: newRosterContent(), have: newRosterContent()}
+	r := &roster{key: k, repo: repo, asked: make(chan struct{}), had: newRosterContent(), have: newRosterContent()}
 	c.roster = r
 	go func() {
 		defer close(r.asked)

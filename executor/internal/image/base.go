@@ -8,6 +8,8 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/kilnhook/kiln/executor/internal/toc"
 )
 
 // addedComment marks the history entries that stand for base layers which the
@@ -54,7 +56,7 @@ func readBase(img v1.Image) (baseParts, error) {
 		desc := m.Layers[i]
 		want := ociLayerType(desc.MediaType)
 		p := part{layer: retype(l, desc.MediaType, want), diffID: cf.RootFS.DiffIDs[i]}
-		p.desc = v1.Descriptor{MediaType: want, Size: desc.Size, Digest: desc.Digest, URLs: desc.URLs}
+		p.desc = v1.Descriptor{MediaType: want, Size: desc.Size, Digest: desc.Digest, URLs: desc.URLs, Annotations: toc.Annotations(desc.Annotations)}
 		b.layers = append(b.layers, p)
 	}
 	return b, nil

@@ -44,7 +44,8 @@ type Input struct {
 	Created time.Time
 	// Author is the author in the config.
 	Author string
-	// Annotations of the manifest. Those of the base are not inherited.
+	// Annotations of the manifest. Those of the base are not inherited, but for what its
+	// layers' say of their tables of contents.
 	Annotations map[string]string
 	// DockerTypes gives config, manifest and layers Docker's media types.
 	DockerTypes bool
@@ -79,6 +80,7 @@ func Assemble(in Input) (v1.Image, error) {
 		for i, p := range parts {
 			mt := dockerLayerType(p.desc.MediaType)
 			parts[i].layer, parts[i].desc.MediaType = retype(p.layer, p.desc.MediaType, mt), mt
+			parts[i].desc.Annotations = nil // Docker's manifests have none
 		}
 		return newAssembled(parts, raw, nil, types.DockerManifestSchema2, types.DockerConfigJSON)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -53,6 +54,34 @@ func newLayer(t testing.TB) v1.Layer {
 		t.Fatal(err)
 	}
 	return l
+}
+
+// What a base says of its layers' tables of contents holds in the image as well, and
+// nothing else that it says of layers.
+func TestTablesOfContentsAreKept(t *testing.T) {
+	const table, other = "containerd.io/snapshot/stargz/toc.digest", "org.example.other"
+	base, err := mutate.Append(baseImage(t, 1), mutate.Addendum{Layer: newLayer(t), Annotations: map[string]string{table: "sha256:x", other: "y"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, docker := range []bool{false, true} {
+		img, err := Assemble(Input{Base: base, Platform: linux(), Layers: []v1.Layer{newLayer(t)}, History: []v1.History{{}}, DockerTypes: docker})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, _ := img.Manifest()
+		var got []map[string]string
+		for _, d := range m.Layers {
+			got = append(got, d.Annotations)
+		}
+		want := []map[string]string{nil, {table: "sha256:x"}, nil}
+		if docker {
+			want[1] = nil
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("Docker's types %t: %v", docker, got)
+		}
+	}
 }
 
 // An image on a base holds the base's layers and history, then its own, and

@@ -271,14 +271,14 @@ func TestTableIsTheLayersIndex(t *testing.T) {
 
 // The same for layers of random files, of which names meet.
 func TestTablesOfRandomLayers(t *testing.T) {
-	for seed := range uint64(60) {
+	for seed := range uint64(16) {
 		r := rand.New(rand.NewPCG(seed, 7)) //nolint:gosec // to be repeated
 		pick := func(of ...string) string { return of[r.IntN(len(of))] }
 		name := func() string {
 			return pick("", "./", "/") + pick("a", "b", "etc", "é", "a b") + pick("", "/c", "/passwd", "/group", "/.wh.x", "/.wh..wh..opq", "/"+strings.Repeat("n", 200))
 		}
 		var files []tarFile
-		for range r.IntN(40) {
+		for range r.IntN(30) {
 			f := tarFile{h: tar.Header{Name: name(), Mode: int64(r.IntN(0o10000)), Uid: r.IntN(1 << 25), Gid: r.IntN(1 << 25), ModTime: time.Unix(int64(r.IntN(2e9)), 0)}}
 			switch r.IntN(8) {
 			case 0:
@@ -293,7 +293,7 @@ func TestTablesOfRandomLayers(t *testing.T) {
 				f.h.PAXRecords = map[string]string{xattrPrefix + "user.a": pick("1", "\xff\x00")}
 				fallthrough
 			default:
-				f.h.Typeflag, f.body = tar.TypeReg, strings.Repeat(pick("x", "\x00", "yz"), r.IntN(6000))
+				f.h.Typeflag, f.body = tar.TypeReg, strings.Repeat(pick("x", "\x00", "yz"), r.IntN(4000))
 			}
 			files = append(files, f)
 		}
@@ -311,15 +311,18 @@ func TestTablesOfRandomLayers(t *testing.T) {
 func TestTableReadsLittle(t *testing.T) {
 	var files []tarFile
 	r := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // to be repeated
-	for i := range 200 {
+	for i := range 80 {
 		body := make([]byte, 40_000)
 		for j := range body {
 			body[j] = byte(r.Uint32())
 		}
 		files = append(files, tarFile{tar.Header{Name: fmt.Sprintf("f%d", i), Typeflag: tar.TypeReg}, string(body)})
 	}
-	files = append(files[:100:100], append([]tarFile{{tar.Header{Name: "etc/passwd", Typeflag: tar.TypeReg}, "root:x:0:0::/:\n"}}, files[100:]...)...)
+	files = append(files[:40:40], append([]tarFile{{tar.Header{Name: "etc/passwd", Typeflag: tar.TypeReg}, "root:x:0:0::/:\n"}}, files[40:]...)...)
 	for _, m := range makers() {
+		if m.name == "chunks" || m.name == "bundles" {
+			continue // of a hundred thousand parts
+		}
 		l := m.layer(t, tarOf(t, files))
 		sameIndexes(t, m.name, l)
 		if l.read > int64(len(l.blob))/20 {

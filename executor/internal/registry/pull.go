@@ -39,6 +39,7 @@ func (c *Client) Image(ctx context.Context, ref string, p v1.Platform) (v1.Image
 	}
 	var failures []error
 	missing := 0
+	itself := len(places) == 1 && places[0].String() == ref
 	for i, place := range places {
 		var img v1.Image
 		err := c.again(ctx, c.opt.DownloadRetry, func() (err error) {
@@ -55,7 +56,7 @@ func (c *Client) Image(ctx context.Context, ref string, p v1.Platform) (v1.Image
 			missing++
 		}
 		err = c.explain(err, place.Context())
-		if len(places) > 1 || place.String() != ref {
+		if !itself {
 			err = fmt.Errorf("%s: %w", place, err)
 		}
 		failures = append(failures, err)
@@ -66,7 +67,11 @@ func (c *Client) Image(ctx context.Context, ref string, p v1.Platform) (v1.Image
 	err = errors.Join(failures...)
 	tried := strings.ReplaceAll(err.Error(), "\n", "; ")
 	if missing == len(places) {
-		return nil, nil, &pullError{text: fmt.Sprintf("image %s not found; tried %s", ref, tried), errs: append(failures, ErrNotFound)}
+		where := "; tried "
+		if itself {
+			where = ": "
+		}
+		return nil, nil, &pullError{text: fmt.Sprintf("image %s not found%s%s", ref, where, tried), errs: append(failures, ErrNotFound)}
 	}
 	text := fmt.Sprintf("pull image %s: %s", ref, tried)
 	var unreachable *net.OpError

@@ -123,6 +123,11 @@ func TestImageMirrors(t *testing.T) {
 	if !errors.Is(err, ErrNotFound) || !strings.HasPrefix(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 		t.Errorf("error = %v, want %s", err, want)
 	}
+	// What was asked for is not said twice.
+	_, _, err = client(t, Options{}).Image(t.Context(), origin.host+"/team/none:1", amd64())
+	if want := fmt.Sprintf("image %s/team/none:1 not found: GET ", origin.host); !errors.Is(err, ErrNotFound) || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("error = %v, want %s", err, want)
+	}
 }
 
 // References that are none are refused.

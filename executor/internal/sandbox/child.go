@@ -14,6 +14,7 @@ import (
 // argument says as what.
 const (
 	roleRun   = "kiln-sandbox-run"
+	roleKeep  = "kiln-sandbox-keep"
 	roleProbe = "kiln-sandbox-probe"
 	roleEnter = "kiln-sandbox-enter"
 )
@@ -34,6 +35,8 @@ func Child(args, env []string, stdout, stderr io.Writer) (status int, acted bool
 	switch args[0] {
 	case roleRun:
 		return runChild(), true
+	case roleKeep:
+		return keepChild(args[1:], stdout, stderr), true
 	case roleProbe:
 		return probeChild(args[1:], stdout), true
 	case roleEnter:

@@ -85,7 +85,8 @@ func userFlag(ns Namespace) string {
 
 // Enter runs this program again, with the same arguments, inside the
 // namespaces that ns names, passes signals on to it and returns its exit
-// status. The child gets the standard streams and dies with this process.
+// status. The child gets the standard streams and dies with this process. It is
+// terminated when ctx ends: whatever signal did that may have come before there was one.
 func Enter(ctx context.Context, ns Namespace, args, env []string, std [3]*os.File) (int, error) {
 	carried, err := json.Marshal(ns)
 	if err != nil {
@@ -104,6 +105,8 @@ func Enter(ctx context.Context, ns Namespace, args, env []string, std [3]*os.Fil
 	if err != nil {
 		return 1, fmt.Errorf("enter namespace: %w", err)
 	}
+	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Signal(unix.SIGTERM) })
+	defer stop()
 	done := make(chan struct{})
 	go func() {
 		for {

@@ -177,7 +177,7 @@ var ErrNoNetwork = errors.New("a RUN cannot be cut off from the network with --i
 
 // RunInPlace runs p in this process' own root. Its mounts are the caller's
 // business: none can be made here. When it returns, everything
-// that the process started has ended, provided BecomeSubreaper was called.
+// that the process started has ended.
 func RunInPlace(ctx context.Context, p Process) error {
 	if p.NoNetwork {
 		return ErrNoNetwork

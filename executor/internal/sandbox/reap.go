@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"time"
@@ -16,10 +15,10 @@ import (
 // while something it started still holds the pipe.
 const leftoverDelay = 100 * time.Millisecond
 
-// BecomeSubreaper makes this process the parent of everything that its
+// becomeSubreaper makes this process the parent of everything that its
 // children leave behind, so that nothing a RUN started survives it, not even
-// what made a session of its own. main calls it once.
-func BecomeSubreaper() error {
+// what made a session of its own.
+func becomeSubreaper() error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become subreaper: %w", err)
 	}
@@ -35,15 +34,8 @@ func Undumpable() error {
 	return nil
 }
 
-func ignoreWaitDelay(err error) error {
-	if errors.Is(err, exec.ErrWaitDelay) {
-		return nil
-	}
-	return err
-}
-
 // reapLeftovers kills and reaps this process' children until there are none.
-// It is called while no other child of ours runs. Killing a parent gives us
+// The keeper of a RUN calls it, which has no others. Killing a parent gives us
 // its children, so this goes round until nothing is left.
 func reapLeftovers() error {
 	for range 10_000 {

@@ -67,49 +67,71 @@ const (
 // run starts the child, waits for it and for everything it left behind, and
 // returns an *ExitError if it did not end with status 0.
 func run(ctx context.Context, s spec, p Process, cloneflags uintptr) error {
-	specR, specW, err := os.Pipe()
+	var files pipes
+	defer files.close()
+	specR, specW, err := files.open()
 	if err != nil {
-		return fmt.Errorf("start process: %w", err)
+		return err
 	}
-	errR, errW, err := os.Pipe()
+	errR, errW, err := files.open()
 	if err != nil {
-		return errors.Join(fmt.Errorf("start process: %w", err), specR.Close(), specW.Close())
+		return err
 	}
-	defer errR.Close()
-	cmd := command(roleRun)
+	told, tell, err := files.open()
+	if err != nil {
+		return err
+	}
+	// In a pid namespace of its own the child is the init of everything it
+	// starts, which dies with it. Elsewhere a keeper sees to that.
+	own := cloneflags&unix.CLONE_NEWPID != 0
+	cmd, end := command(roleRun), unix.SIGKILL
+	cmd.ExtraFiles = []*os.File{specR, errW}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if own {
+		cmd.SysProcAttr.Cloneflags = cloneflags
+	} else {
+		cmd, end = keeper(cmd, cloneflags, tell), unix.SIGTERM
+	}
 	cmd.Env = []string{}
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = p.Stdout, p.Stderr
-	cmd.ExtraFiles = []*os.File{specR, errW}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: cloneflags, Setsid: true}
-	err = cmd.Start()
-	_ = specR.Close()
-	_ = errW.Close()
-	if err != nil {
-		_ = specW.Close()
+	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start process: %w", err)
 	}
-	// In a pid namespace of its own the child is the init of everything it
-	// starts, which dies with it. Elsewhere what it leaves is reaped below.
-	stop := context.AfterFunc(ctx, func() { _ = unix.Kill(cmd.Process.Pid, unix.SIGKILL) })
+	_, _, _ = specR.Close(), errW.Close(), tell.Close()
+	stop := context.AfterFunc(ctx, func() { _ = unix.Kill(cmd.Process.Pid, end) })
 	defer stop()
 	encErr := json.NewEncoder(specW).Encode(s)
 	_ = specW.Close()
 	said, _ := io.ReadAll(io.LimitReader(errR, 4096))
-	if cloneflags&unix.CLONE_NEWPID == 0 {
-		cmd.WaitDelay = leftoverDelay
-	}
 	err = cmd.Wait()
-	if cloneflags&unix.CLONE_NEWPID == 0 {
-		err = errors.Join(ignoreWaitDelay(err), reapLeftovers())
-	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	if len(said) > 0 {
 		return startError(string(said))
 	}
+	if !own {
+		return errors.Join(kept(told, ignoreWaitDelay(err)), encErr)
+	}
 	return exitError(errors.Join(err, encErr))
+}
+
+// pipes are those between the executor and a child.
+type pipes []*os.File
+
+func (p *pipes) open() (r, w *os.File, err error) {
+	if r, w, err = os.Pipe(); err != nil {
+		return nil, nil, fmt.Errorf("start process: %w", err)
+	}
+	*p = append(*p, r, w)
+	return r, w, nil
+}
+
+func (p *pipes) close() {
+	for _, f := range *p {
+		_ = f.Close() // most are by now
+	}
 }
 
 // startError turns what the child said before it could become the process
@@ -133,8 +155,8 @@ func exitError(err error) error {
 		}
 		return nil
 	}
-	if st, ok := exit.Sys().(syscall.WaitStatus); ok && st.Signaled() {
-		return &ExitError{Code: 128 + int(st.Signal()), Signal: unix.SignalName(st.Signal())}
+	if st, ok := exit.Sys().(syscall.WaitStatus); ok {
+		return endedWith(st)
 	}
 	return &ExitError{Code: exit.ExitCode()}
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -170,5 +171,46 @@ func TestParseMode(t *testing.T) {
 	}
 	if _, err := ParseMode("docker"); err == nil {
 		t.Error("docker is a mode")
+	}
+}
+
+// No thread that others may come to run on is left in the namespace that was tried.
+func TestProbeLeavesNoThread(t *testing.T) {
+	nstest.Need(t)
+	own, err := os.Readlink("/proc/thread-self/ns/mnt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	var probes, group sync.WaitGroup
+	for range 8 {
+		probes.Go(func() {
+			if _, err := Probe(t.Context(), dir); err != nil && !errors.Is(err, ErrNoOverlay) {
+				t.Error(err)
+			}
+		})
+	}
+	probes.Wait()
+	together := make(chan struct{})
+	for range 64 { // as many threads, old ones and new ones
+		group.Go(func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			<-together
+			if got, err := os.Readlink("/proc/thread-self/ns/mnt"); err != nil || got != own {
+				t.Errorf("a thread is in %s, not in %s: %v", got, own, err)
+			}
+		})
+	}
+	time.Sleep(10 * time.Millisecond)
+	close(together)
+	group.Wait()
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil || strings.Contains(string(mounts), dir) {
+		t.Errorf("something is mounted in %s: %v", dir, err)
 	}
 }

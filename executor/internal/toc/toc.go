@@ -105,6 +105,21 @@ func (r Ref) position(at, sum string) (Ref, bool) {
 	return r, err == nil && r.Digest.Algorithm == "sha256" && inside && n[3] == 1
 }
 
+// Annotations are those of a layer that say of its table, and hold for the layer wherever
+// it is: nil if there are none.
+func Annotations(of map[string]string) map[string]string {
+	var out map[string]string
+	for _, name := range []string{annotationStargz, annotationPosition, annotationChecksum, annotationPosition2, annotationChecksum2} {
+		if v, ok := of[name]; ok {
+			if out == nil {
+				out = map[string]string{}
+			}
+			out[name] = v
+		}
+	}
+	return out
+}
+
 // Content reads what a regular file holds, up to 256 KiB, and verifies it by the table.
 type Content func() ([]byte, error)
 

@@ -197,7 +197,7 @@ function watch(id, ended) {
       logs.get(s.n)?.extend(s.lines);
       const count = document.querySelector(`#s${s.n} .count`);
       if (!count || !s.lines) continue;
-      count.textContent = `${s.lines} lines`;
+      count.textContent = s.lines === 1 ? "1 line" : `${s.lines} lines`;
       document.getElementById(`s${s.n}`).hidden = false;
     }
     say(told.say);

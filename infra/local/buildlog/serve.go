@@ -79,11 +79,11 @@ func (s Server) stream(ctx context.Context, id string, offset int64, follow bool
 		if err != nil {
 			return false, err
 		}
-		silent, cancel := context.WithTimeoutCause(ctx, keepAlive, errSilent)
+		silent, cancel := context.WithTimeoutCause(ctx, keepAlive, ErrSilent)
 		offset, err = s.Logs.Log(silent, id, offset, follow, out.lines)
 		cancel()
 		switch {
-		case errors.Is(err, errSilent) && ctx.Err() == nil:
+		case errors.Is(err, ErrSilent) && ctx.Err() == nil:
 			if err := out.ping(); err != nil {
 				return false, err
 			}
@@ -108,8 +108,8 @@ func (s Server) stream(ctx context.Context, id string, offset int64, follow bool
 	}
 }
 
-// errSilent is why waiting for a log is interrupted.
-var errSilent = errors.New("the log is silent")
+// ErrSilent is why waiting for a log is interrupted.
+var ErrSilent = errors.New("the log is silent")
 
 // stream writes a log to a client as it comes.
 type stream struct {

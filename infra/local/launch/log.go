@@ -215,7 +215,7 @@ func (l *Launcher) Log(ctx context.Context, id string, offset int64, follow bool
 		f, err := os.Open(l.path(id, logName))
 		switch {
 		case err == nil:
-			offset, err = copyLines(f, offset, &buf, emit)
+			offset, err = buildlog.CopyLines(f, offset, &buf, emit)
 			if err = errors.Join(err, f.Close()); err != nil {
 				return offset, fmt.Errorf("read log of build %s: %w", id, err)
 			}
@@ -230,27 +230,5 @@ func (l *Launcher) Log(ctx context.Context, id string, offset int64, follow bool
 		case <-ctx.Done():
 			return offset, context.Cause(ctx)
 		}
-	}
-}
-
-// copyLines emits the whole lines of f from offset on.
-func copyLines(f *os.File, offset int64, buf *[]byte, emit func([]byte) error) (int64, error) {
-	for {
-		n, err := f.ReadAt(*buf, offset)
-		end := bytes.LastIndexByte((*buf)[:n], '\n') + 1
-		if end > 0 {
-			if err := emit((*buf)[:end]); err != nil {
-				return offset, err
-			}
-			offset += int64(end)
-			continue
-		}
-		if errors.Is(err, io.EOF) {
-			return offset, nil
-		}
-		if err != nil {
-			return offset, err
-		}
-		*buf = make([]byte, 2*len(*buf)) // a line longer than the buffer
 	}
 }

@@ -19,6 +19,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/kilnhook/kiln/infra/wait"
 )
 
 const (
@@ -96,7 +98,7 @@ func (p *Puller) Run(ctx context.Context) error {
 		messages, err := p.receive(ctx)
 		if err != nil && ctx.Err() == nil {
 			p.opts.Log.Warn("queue cannot be asked; trying again", "queue", p.opts.Queue, "err", err)
-			sleep(ctx, p.opts.Pause)
+			_ = wait.For(ctx, p.opts.Pause) // the loop asks ctx itself
 		}
 		var group errgroup.Group
 		for _, m := range messages {
@@ -154,14 +156,4 @@ func pause(count string) time.Duration {
 		n = 1
 	}
 	return min(time.Second<<min(n-1, 20), maxPause)
-}
-
-// sleep waits, or until the context ends.
-func sleep(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }

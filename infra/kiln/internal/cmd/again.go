@@ -89,31 +89,36 @@ func (a *app) deadLetters() *cobra.Command {
 	}
 	cmd.Flags().IntVar(&limit, "limit", 50, "number of them")
 	cmd.Flags().StringVar(&after, "after", "", "where the page before ended")
-	cmd.AddCommand(
-		&cobra.Command{
-			Use: "replay KEY", Short: "read one again, and build what it asks for", Args: oneArg("a key from kiln deadletters"),
-			RunE: func(cmd *cobra.Command, args []string) error {
-				c, err := a.client(cmd.Context())
-				if err != nil {
-					return err
-				}
-				decisions, err := c.Replay(cmd.Context(), strings.TrimPrefix(args[0], "poison/"))
-				if err != nil {
-					return err
-				}
-				return a.sayDecisions(decisions)
-			},
-		},
-		&cobra.Command{
-			Use: "rm KEY", Short: "remove one", Args: oneArg("a key from kiln deadletters"),
-			RunE: func(cmd *cobra.Command, args []string) error {
-				c, err := a.client(cmd.Context())
-				if err != nil {
-					return err
-				}
-				return c.Forget(cmd.Context(), strings.TrimPrefix(args[0], "poison/"))
-			},
-		},
-	)
+	cmd.AddCommand(a.replay(), a.forget())
 	return cmd
+}
+
+func (a *app) replay() *cobra.Command {
+	return &cobra.Command{
+		Use: "replay KEY", Short: "read one again, and build what it asks for", Args: oneArg("a key from kiln deadletters"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.client(cmd.Context())
+			if err != nil {
+				return err
+			}
+			decisions, err := c.Replay(cmd.Context(), strings.TrimPrefix(args[0], "poison/"))
+			if err != nil {
+				return err
+			}
+			return a.sayDecisions(decisions)
+		},
+	}
+}
+
+func (a *app) forget() *cobra.Command {
+	return &cobra.Command{
+		Use: "rm KEY", Short: "remove one", Args: oneArg("a key from kiln deadletters"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.client(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return c.Forget(cmd.Context(), strings.TrimPrefix(args[0], "poison/"))
+		},
+	}
 }

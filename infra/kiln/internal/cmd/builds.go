@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -30,9 +32,14 @@ func (a *app) builds() *cobra.Command {
 			}
 			filter := map[string]string{}
 			for _, f := range buildFilters() {
-				if filter[f.name], err = cmd.Flags().GetString(f.name); err != nil {
+				v, err := cmd.Flags().GetString(f.name)
+				if err != nil {
 					return err
 				}
+				if known := flagValues()[f.name]; v != "" && known != nil && !slices.Contains(known, v) {
+					return &usageError{fmt.Errorf("--%s is %q, and may be %s", f.name, v, strings.Join(known, ", "))}
+				}
+				filter[f.name] = v
 			}
 			l, err := c.Builds(cmd.Context(), limit, after, filter)
 			if err != nil {

@@ -93,7 +93,7 @@ func (a *app) root() *cobra.Command {
 		Use: "kiln", Short: "build container images when code arrives",
 		Long: "Kiln builds a container image when code arrives, and says so with an event.\n\n" +
 			"kiln up starts everything on this machine. The other commands talk to it, and with --kube to the Kiln of a cluster.",
-		SilenceUsage: true, SilenceErrors: true, Args: noArgs,
+		SilenceUsage: true, SilenceErrors: true, Args: noSuchCommand, SuggestionsMinimumDistance: 2,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if a.asJSON {
@@ -113,11 +113,24 @@ func (a *app) root() *cobra.Command {
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.server, "server", "", "address of the stack (KILN_SERVER; default: the one running on this machine)")
 	flags.StringVar(&a.data, "data", a.Getenv("KILN_DATA"), "data directory of the stack (KILN_DATA; default: "+a.defaultData()+")")
+	flags.Lookup("data").DefValue = "" // the usage says what it is
 	flags.StringVarP(&a.output, "output", "o", "text", "text or json")
 	a.defineKube(root)
 	flags.BoolVar(&a.asJSON, "json", false, "the same as --output json")
 	root.AddCommand(a.up(), a.submit(), a.start(), a.builds(), a.build(), a.diff(), a.logs(), a.events(), a.cancel(), a.rebuild(), a.triggers(), a.deadLetters(), a.doctor(), a.completion(), a.version(), a.gitHook())
 	return root
+}
+
+// noSuchCommand is the error of a word that is no command.
+func noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	text := fmt.Sprintf("there is no command %q", args[0])
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		text += " (did you mean " + strings.Join(near, " or ") + "?)"
+	}
+	return &usageError{errors.New(text)}
 }
 
 // noArgs and oneArg are cobra's checks with our kind of error.

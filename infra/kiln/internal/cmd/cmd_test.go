@@ -51,6 +51,33 @@ func TestExitStatus(t *testing.T) {
 	}
 }
 
+// What cannot be meant is refused, with what can be.
+func TestUsage(t *testing.T) {
+	for _, tc := range []struct{ line, want string }{
+		{"buids", `there is no command "buids" (did you mean build or builds?)`},
+		{"frobnicate", `there is no command "frobnicate"` + "\n"},
+		{"builds --server 127.0.0.1:1 --outcome succes", `--outcome is "succes", and may be success, failed, cancelled, error`},
+		{"builds --server 127.0.0.1:1 --state done", `--state is "done", and may be queued, running, finishing, pending, finished`},
+	} {
+		p, _, errs := process(t, nil, strings.Fields(tc.line)...)
+		if got := Run(t.Context(), p); got != ExitUsage || !strings.Contains(errs.String(), tc.want) {
+			t.Errorf("%s: %d %s", tc.line, got, errs)
+		}
+	}
+}
+
+func TestOwnRepository(t *testing.T) {
+	const base = "http://127.0.0.1:8765"
+	for address, want := range map[string]string{
+		base + "/git/shop.git": "localhost/shop", base + "/git/team/shop": "localhost/team/shop",
+		"github.com/acme/shop": "github.com/acme/shop", "https://127.0.0.1:8765/git/shop.git": "https://127.0.0.1:8765/git/shop.git",
+	} {
+		if got := ownRepository(base, address); got != want {
+			t.Errorf("%s is %s, want %s", address, got, want)
+		}
+	}
+}
+
 // Executors see of the environment what they need and nothing else.
 func TestEnvironment(t *testing.T) {
 	p, _, _ := process(t, map[string]string{"PATH": "/bin", "HOME": "/h", "https_proxy": "p", "AWS_SECRET_ACCESS_KEY": "s", "KILN_GITHUB_SECRET": "s"})
@@ -93,9 +120,15 @@ func TestSecret(t *testing.T) {
 
 // Types may be abbreviated.
 func TestFullType(t *testing.T) {
-	for in, want := range map[string]string{"build.finished": events.TypeBuildFinished, "build.finished.v1": events.TypeBuildFinished, events.TypeBuildStarted: events.TypeBuildStarted, "other": "other"} {
-		if got := fullType(in); got != want {
-			t.Errorf("%s: %s", in, got)
+	for in, want := range map[string]string{
+		"build.finished": events.TypeBuildFinished, "build.finished.v1": events.TypeBuildFinished, events.TypeBuildStarted: events.TypeBuildStarted,
+		"dev.cdevents.build.finished.0.3.0": "dev.cdevents.build.finished.0.3.0",
+	} {
+		if got, err := fullType(in); err != nil || got != want {
+			t.Errorf("%s: %s, %v", in, got, err)
 		}
+	}
+	if got, err := fullType("build.finshed"); err == nil || !strings.Contains(err.Error(), "build.started, build.finished, trigger.rejected, or a type of CDEvents") {
+		t.Errorf("%s: %v", got, err)
 	}
 }

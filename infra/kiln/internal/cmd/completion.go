@@ -74,14 +74,18 @@ func (a *app) completeBuilds(most int) cobra.CompletionFunc {
 	}
 }
 
-// completeFlags completes the values of flags that take one of a few.
-func completeFlags(root *cobra.Command) error {
-	values := map[string][]string{
+// flagValues are the values of flags that take one of a few.
+func flagValues() map[string][]string {
+	return map[string][]string{
 		"output": {"text", "json"}, "progress": view.Modes(), "isolation": {"overlay", "inplace"}, "log-level": {"debug", "info", "warn", "error"},
 		"state": {"queued", "running", "finishing", "pending", "finished"}, "outcome": {"success", "failed", "cancelled", "error"},
 	}
+}
+
+// completeFlags completes the values of flags that take one of a few.
+func completeFlags(root *cobra.Command) error {
 	for _, cmd := range append(root.Commands(), root) {
-		for name, list := range values {
+		for name, list := range flagValues() {
 			if cmd.Flags().Lookup(name) == nil && cmd.PersistentFlags().Lookup(name) == nil {
 				continue
 			}

@@ -26,7 +26,9 @@ func (a *app) events() *cobra.Command {
 				return err
 			}
 			for i, t := range types {
-				types[i] = fullType(t)
+				if types[i], err = fullType(t); err != nil {
+					return err
+				}
 			}
 			if !follow {
 				return c.Events(cmd.Context(), after, types, a.printEvent)
@@ -44,14 +46,21 @@ func (a *app) events() *cobra.Command {
 	return cmd
 }
 
-// fullType completes a type such as build.finished.
-func fullType(t string) string {
+// fullType completes a type such as build.finished. Types of CDEvents are left as they are.
+func fullType(t string) (string, error) {
+	var known []string
 	for _, full := range events.Types() {
-		if t == full || "dev.kilnhook."+t == full || "dev.kilnhook."+t+".v1" == full {
-			return full
+		name := strings.TrimPrefix(full, "dev.kilnhook.")
+		brief := strings.TrimSuffix(name, ".v1")
+		if t == full || t == name || t == brief {
+			return full, nil
 		}
+		known = append(known, brief)
 	}
-	return t
+	if strings.HasPrefix(t, "dev.cdevents.") {
+		return t, nil
+	}
+	return "", &usageError{fmt.Errorf("--type is %q, and may be %s, or a type of CDEvents", t, strings.Join(known, ", "))}
 }
 
 // printEvent writes one event: as it is, or what matters of it on one line.

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kilnhook/kiln/infra/kiln/internal/client"
+	"github.com/kilnhook/kiln/infra/local/gitd"
 )
 
 func (a *app) start() *cobra.Command {
@@ -15,7 +16,7 @@ func (a *app) start() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "start REPOSITORY REF | start BUCKET OBJECT", Short: "ask for a build of a branch, a tag or an object, as if it had just changed",
 		Long: "Ask for a build of what triggers are for, as if it had just changed: a branch or a tag of a repository\n" +
-			"(kiln start github.com/acme/shop main), or an object (kiln start gs://uploads app.tar.gz --generation 17).\n" +
+			"(kiln start github.com/acme/shop main; the address of a push for one of the stack itself), or an object (kiln start gs://uploads app.tar.gz --generation 17).\n" +
 			"Asking twice is asking once: see kiln rebuild.",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 2 {
@@ -36,6 +37,7 @@ func (a *app) start() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			s.Repo = ownRepository(c.URL, s.Repo)
 			decisions, err := c.Start(cmd.Context(), s)
 			if err != nil {
 				return err
@@ -47,4 +49,14 @@ func (a *app) start() *cobra.Command {
 	cmd.Flags().StringVar(&s.Generation, "generation", "", "generation or version of the object")
 	cmd.Flags().StringVar(&s.Trigger, "trigger", "", "only this trigger")
 	return cmd
+}
+
+// ownRepository is how changes name a repository of the stack at base, given the address
+// that it was pushed to. Others are left as they are.
+func ownRepository(base, address string) string {
+	name, ok := strings.CutPrefix(address, strings.TrimSuffix(base, "/")+"/git/")
+	if !ok {
+		return address
+	}
+	return gitd.Location(strings.TrimSuffix(name, ".git"))
 }

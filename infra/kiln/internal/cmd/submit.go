@@ -22,6 +22,7 @@ import (
 	"github.com/kilnhook/kiln/infra/local/api"
 	"github.com/kilnhook/kiln/infra/local/bucket"
 	"github.com/kilnhook/kiln/infra/local/buildlog"
+	"github.com/kilnhook/kiln/infra/wait"
 )
 
 // submission is what kiln submit is asked to do.
@@ -107,11 +108,7 @@ func send(ctx context.Context, c *client.Client, s *show.Screen, sub submission)
 	for _, name := range files.Skipped {
 		s.Line("left out %s: it is neither file, directory nor link", buildlog.Clean(name))
 	}
-	noun := "files"
-	if files.Files == 1 {
-		noun = "file"
-	}
-	s.Line("sending %d %s, %s", files.Files, noun, buildlog.Bytes(files.Bytes))
+	s.Line("sending %s, %s", buildlog.Count(files.Files, "file"), buildlog.Bytes(files.Bytes))
 	meta := map[string]string{}
 	if sub.trigger != "" {
 		meta[trigger.MetaTrigger] = sub.trigger
@@ -178,12 +175,8 @@ func finished(ctx context.Context, c *client.Client, id string) (api.Build, erro
 		if err != nil || b.Finished() {
 			return b, err
 		}
-		timer := time.NewTimer(100 * time.Millisecond)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return b, context.Cause(ctx)
+		if err := wait.For(ctx, 100*time.Millisecond); err != nil {
+			return b, err
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package show
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -114,7 +115,7 @@ func Build(out io.Writer, b api.Build, story Story, now time.Time) error {
 	if r := b.Result; r != nil && len(r.Layers) > 0 {
 		fmt.Fprintln(w, "\nLAYER\tSIZE\tDIGEST")
 		for _, l := range r.Layers {
-			fmt.Fprintf(w, "%s\t%s\t%.19s\n", short(l.CreatedBy), buildlog.Bytes(l.Size), l.Digest)
+			fmt.Fprintf(w, "%s\t%s\t%.19s\n", short(cmp.Or(l.CreatedBy, "of the base image")), buildlog.Bytes(l.Size), l.Digest)
 			largest(w, story.Contents[l.Digest])
 		}
 	}
@@ -129,7 +130,7 @@ func largest(w io.Writer, c *events.ProgressContents) {
 	if c == nil {
 		return
 	}
-	fmt.Fprintf(w, "  %d files\t%s\t\n", c.Files, buildlog.Bytes(c.Bytes))
+	fmt.Fprintf(w, "  %s\t%s\t\n", buildlog.Count(c.Files, "file"), buildlog.Bytes(c.Bytes))
 	for _, f := range c.Largest[:min(len(c.Largest), 3)] {
 		fmt.Fprintf(w, "  /%s\t%s\t\n", short(f.Path), buildlog.Bytes(f.Size))
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/kilnhook/kiln/infra/local/api"
 	"github.com/kilnhook/kiln/infra/local/buildlog"
 	"github.com/kilnhook/kiln/infra/local/registry"
+	"github.com/kilnhook/kiln/infra/wait"
 )
 
 // Tour is one app on its way through a stack.
@@ -205,12 +206,8 @@ func (t *Tour) finished(ctx context.Context, id string) (api.Build, error) {
 		if err != nil || b.Finished() && b.Event != nil {
 			return b, err
 		}
-		timer := time.NewTimer(100 * time.Millisecond)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return b, context.Cause(ctx)
+		if err := wait.For(ctx, 100*time.Millisecond); err != nil {
+			return b, err
 		}
 	}
 }
