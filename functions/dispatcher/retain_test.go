@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
@@ -51,13 +52,19 @@ func TestKeep(t *testing.T) {
 		t.Fatal(err)
 	}
 	triggers := write(t, "name: app\non: {git: {repo: h/r}}\npush: {image: r.io/app}\n")
-	_, stop := start(t, append(os.Environ(), "KILN_KEEP=960h"), "--data", data, "--triggers", triggers, "--executor", executor, "--keep-logs=240h")
+	url, stop := start(t, append(os.Environ(), "KILN_KEEP=960h"), "--data", data, "--triggers", triggers, "--executor", executor, "--keep-logs=240h")
 	there := func(days time.Duration) bool {
 		_, err := os.Stat(filepath.Join(data, "builds", ids[days]))
 		return err == nil
 	}
-	for deadline := time.Now().Add(20 * time.Second); (there(20) || there(50)) && time.Now().Before(deadline); {
-		time.Sleep(10 * time.Millisecond)
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		resp, err := http.Get(url + "/v1/builds/" + ids[50])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.Body.Close(); resp.StatusCode == http.StatusNotFound {
+			break // it is what goes last
+		}
 	}
 	stop()
 	if !there(2) || there(20) || there(50) {
