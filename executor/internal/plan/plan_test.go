@@ -64,6 +64,7 @@ func TestErrors(t *testing.T) {
 		{"from missing image", "FROM a\nCOPY --from=missing a b", "Dockerfile:2: COPY --from=missing a b: no such image"},
 		{"missing image", "FROM a AS x\nFROM missing:1\nCOPY --from=x a b", "Dockerfile:2: FROM missing:1: no such image"},
 		{"blank FROM", "FROM $X", "Dockerfile:1: FROM $X: base name ($X) should not be blank: no ARG X stands before the first FROM"},
+		{"blank FROM of two", "ARG B\nFROM $A$B", "Dockerfile:2: FROM $A$B: base name ($A$B) should not be blank: no ARG A stands before the first FROM; ARG B has no default, give --build-arg B=…"},
 		{"blank FROM of an ARG", "ARG X\nFROM $X", "Dockerfile:2: FROM $X: base name ($X) should not be blank: ARG X has no default, give --build-arg X=…"},
 		{"blank FROM of a blank ARG", "ARG X=\nFROM $X", "Dockerfile:2: FROM $X: base name ($X) should not be blank"},
 		{"nearly a stage", "FROM a AS base\nFROM bse:missing", "Dockerfile:2: FROM bse:missing: no such image"},

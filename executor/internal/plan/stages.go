@@ -178,14 +178,19 @@ func (b *builder) stageNames() []string {
 
 // blankBase is the error of a FROM that expands to nothing.
 func (b *builder) blankBase(name string, res shell.ProcessWordResult) error {
-	err := fmt.Errorf("base name (%s) should not be blank", name)
+	var why []string
 	for _, v := range slices.Sorted(maps.Keys(res.Unmatched)) {
 		if b.declares(v) {
-			return fmt.Errorf("%w: ARG %s has no default, give --build-arg %s=…", err, v, v)
+			why = append(why, fmt.Sprintf("ARG %s has no default, give --build-arg %s=…", v, v))
+		} else {
+			why = append(why, fmt.Sprintf("no ARG %s stands before the first FROM", v))
 		}
-		return fmt.Errorf("%w: no ARG %s stands before the first FROM", err, v)
 	}
-	return err
+	text := fmt.Sprintf("base name (%s) should not be blank", name)
+	if len(why) > 0 {
+		text += ": " + strings.Join(why, "; ")
+	}
+	return errors.New(text)
 }
 
 // declares reports whether there is an ARG of the name before the first FROM.
