@@ -1,18 +1,13 @@
 package main
 
 import (
-	"fmt"
 	"log/slog"
 	"net/http/httptest"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/validate"
 
 	"github.com/kilnhook/kiln/e2e/need"
 	"github.com/kilnhook/kiln/infra/local/registry"
@@ -30,36 +25,12 @@ func TestDeletedEntryIsForgotten(t *testing.T) {
 	srv := httptest.NewServer(store)
 	defer srv.Close()
 	host := strings.TrimPrefix(srv.URL, "http://")
-	pushLayers(t, host+"/library/base:1")
-	dir := t.TempDir()
-	for name, content := range map[string]string{"Dockerfile": "FROM " + host + "/library/base:1\nCOPY file /a\nCOPY file /b\n", "file": "content"} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for i, want := range []string{`"cache":{"hits":0,"misses":2}`, `"cache":{"hits":2,"misses":0}`, `"cache":{"hits":1,"misses":1}`, `"cache":{"hits":2,"misses":0}`} {
+	build := twoCopies(t, host)
+	for i, want := range []string{`"hits":0,"misses":2`, `"hits":2,"misses":0`, `"hits":1,"misses":1`, `"hits":2,"misses":0`} {
 		if i == 2 {
 			deleteEntry(t, host+"/cache", `copy "file" to "/a"`)
 		}
-		dest, result := fmt.Sprintf("%s/app%d:1", host, i), filepath.Join(t.TempDir(), "result.json")
-		out, err := exec.Command("executor", "--context", dir, "--cache", "--cache-copy-layers", "--cache-repo", host+"/cache", "--destination", dest, "--result-file", result).CombinedOutput()
-		if err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
-		if said, err := os.ReadFile(result); err != nil || !strings.Contains(string(said), want) {
-			t.Errorf("build %d: %s, want %s, %v", i, said, want, err)
-		}
-		ref, err := name.ParseReference(dest)
-		if err != nil {
-			t.Fatal(err)
-		}
-		img, err := remote.Image(ref)
-		if err == nil {
-			err = validate.Image(img)
-		}
-		if err != nil {
-			t.Errorf("build %d: %v", i, err)
-		}
+		whole(t, build(want))
 	}
 }
 

@@ -234,25 +234,10 @@ func TestRoundTripsWithTokens(t *testing.T) {
 	}
 	defer store.Close()
 	clock, host := far(t, tokens(store))
-	pushLayers(t, host+"/library/base:1")
-	dir := t.TempDir()
-	for name, content := range map[string]string{"Dockerfile": "FROM " + host + "/library/base:1\nCOPY file /a\nCOPY file /b\n", "file": "content"} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	built := 0
-	build := func() {
-		t.Helper()
-		built++
-		out, err := exec.Command("executor", "--context", dir, "--cache", "--cache-copy-layers", "--cache-repo", host+"/cache", "--destination", fmt.Sprintf("%s/app%d:1", host, built)).CombinedOutput()
-		if err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
-	}
-	build()
+	build := twoCopies(t, host)
+	build(`"hits":0,"misses":2`)
 	clock.hold(500 * time.Millisecond)
-	n, seen, _ := clock.least(6, build)
+	n, seen, _ := clock.least(6, func() { build(`"hits":2,"misses":0`) })
 	t.Logf("%d round trips\n%s", n, seen)
 	if n > 6 {
 		t.Errorf("%d round trips, want at most 6:\n%s", n, seen)
@@ -290,6 +275,20 @@ func TestCacheLosesLayers(t *testing.T) {
 	}))
 	defer srv.Close()
 	host := strings.TrimPrefix(srv.URL, "http://")
+	build := twoCopies(t, host)
+	for i, want := range []string{`"hits":0,"misses":2`, `"hits":2,"misses":0`, `"hits":0,"misses":2`} {
+		lost.Store(i == 2)
+		img := build(want)
+		lost.Store(false)
+		whole(t, img)
+	}
+}
+
+// twoCopies prepares a Dockerfile of two steps, whose base and cache are at host. build
+// builds it with the cache, for another image each time, fails the test unless the result
+// says what is wanted of the cache, and returns the image.
+func twoCopies(t *testing.T, host string) (build func(want string) string) {
+	t.Helper()
 	pushLayers(t, host+"/library/base:1")
 	dir := t.TempDir()
 	for name, content := range map[string]string{"Dockerfile": "FROM " + host + "/library/base:1\nCOPY file /a\nCOPY file /b\n", "file": "content"} {
@@ -297,29 +296,35 @@ func TestCacheLosesLayers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for i, want := range []string{`"cache":{"hits":0,"misses":2}`, `"cache":{"hits":2,"misses":0}`, `"cache":{"hits":0,"misses":2}`} {
-		lost.Store(i == 2)
-		dest := fmt.Sprintf("%s/app%d:1", host, i)
-		result := filepath.Join(t.TempDir(), "result.json")
+	builds := 0
+	return func(want string) string {
+		t.Helper()
+		dest, result := fmt.Sprintf("%s/app%d:1", host, builds), filepath.Join(t.TempDir(), "result.json")
+		builds++
 		out, err := exec.Command("executor", "--context", dir, "--cache", "--cache-copy-layers", "--cache-repo", host+"/cache", "--destination", dest, "--result-file", result).CombinedOutput()
 		if err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
-		if said, err := os.ReadFile(result); err != nil || !strings.Contains(string(said), want) {
-			t.Errorf("build %d: %s, want %s, %v", i, said, want, err)
+		if said, err := os.ReadFile(result); err != nil || !strings.Contains(string(said), `"cache":{`+want+`}`) {
+			t.Errorf("%s: %s, want %s, %v", dest, said, want, err)
 		}
-		lost.Store(false)
-		ref, err := name.ParseReference(dest)
-		if err != nil {
-			t.Fatal(err)
-		}
-		img, err := remote.Image(ref)
-		if err == nil {
-			err = validate.Image(img)
-		}
-		if err != nil {
-			t.Errorf("build %d: %v", i, err)
-		}
+		return dest
+	}
+}
+
+// whole fails the test unless all of an image is in its registry.
+func whole(t *testing.T, image string) {
+	t.Helper()
+	ref, err := name.ParseReference(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := remote.Image(ref)
+	if err == nil {
+		err = validate.Image(img)
+	}
+	if err != nil {
+		t.Errorf("%s: %v", image, err)
 	}
 }
 

@@ -383,12 +383,12 @@ func TestFewRequests(t *testing.T) {
 	c.says(pod, said("one"))
 	c.ends(pod)
 	k.Began(req)
-	time.Sleep(6 * look)
+	time.Sleep(8 * look) // the next time is some seconds ahead then
 	c.mu.Lock()
 	lists := c.lists
 	c.mu.Unlock()
 	if lists < 2 || lists > 5 {
-		t.Errorf("pods were listed %d times in 6 s", lists)
+		t.Errorf("pods were listed %d times in 8 s", lists)
 	}
 	began := time.Now()
 	if err := k.Ended(t.Context(), req); err != nil {
@@ -397,7 +397,7 @@ func TestFewRequests(t *testing.T) {
 	if got := texts(t, c.kept(t, req.BuildID)); !slices.Equal(got, []string{"one"}) {
 		t.Errorf("kept: %q", got)
 	}
-	if took := time.Since(began); took > 2*look {
+	if took := time.Since(began); took > 5*look {
 		t.Errorf("it was kept %s after the end of the build", took)
 	}
 }

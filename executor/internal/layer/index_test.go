@@ -58,18 +58,7 @@ func TestIndexedFilesAreReadOnDemand(t *testing.T) {
 	if err := ApplyIndex(t.Context(), tree, bytes.NewReader(index), l, spool, ApplyOptions{First: true}); err != nil {
 		t.Fatal(err)
 	}
-	read := func(name string) string {
-		rc, err := tree.Open(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer rc.Close()
-		b, err := io.ReadAll(rc)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(b)
-	}
+	read := func(name string) string { return contentOfFile(t, tree, name) }
 	if got := read("etc/passwd") + read("empty"); got != "root:x:0:0::/:\n" || l.reads != 0 {
 		t.Errorf("read %q, and the layer %d times", got, l.reads)
 	}
